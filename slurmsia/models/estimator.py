@@ -1,0 +1,451 @@
+"""From a job's history and declaration to its `JobModel`: incremental, cached, and never raising in a round.
+
+A history of the same version costs a dictionary lookup; a new report refits only the GPU types whose sums changed,
+starting from their last parameters. The estimator is a cache, not a source of truth: losing it costs one refit per
+job and type. It does no I/O except through the small `HistorySource` protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..cluster import GpuType, JobId
+from ..declaration import Declaration, Level
+from ..history import HistorySource, JobHistory, JobKind, MemoryPoint, Observation, SimilarHistory
+from . import memory, restart, shipped
+from .base import BatchLimits, EfficiencyModel, JobModel, ThroughputParams, TypeModel
+from .bias import Bias, learn
+from .bootstrap import TypeFit, TypeRatio, estimate
+from .efficiency import UNKNOWN, from_gradient
+from .fit import fit, group, usable
+from .pipeline import PipelineFit, estimate_pipeline, fit_pipeline
+from .throughput import is_sane
+
+#: Total batch of jobs whose batch nobody knows: only ratios matter, and every GPU count must get whole samples.
+VIRTUAL_BATCH = 1 << 16
+#: How long an answer about similar jobs is good for.
+SIMILAR_AGE_S = 600.0
+#: A cold fit instead of a warm one when the loss has grown by this factor: the old start may sit in a wrong valley.
+LOSS_GROWTH = 1.5
+#: A refit waits until a group's mean moves by this share, or its steps grow by this factor while still few.
+SAME_MEAN = 0.01
+MORE_STEPS = 1.5
+ENOUGH_STEPS = 1000.0
+#: No estimate claims to be better than this, however well its points agree.
+LEAST_ERROR = 0.02
+
+
+@dataclass
+class _JobEntry:
+    key: tuple[object, ...] | None = None
+    model: JobModel | None = None
+    observations: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
+    fits: dict[str, TypeFit] = field(default_factory=dict)
+    pipelines: dict[str, PipelineFit] = field(default_factory=dict)
+    warm: dict[str, tuple[ThroughputParams, float]] = field(default_factory=dict)
+    version: int = 0
+
+
+@dataclass
+class _SimilarEntry:
+    looked_s: float
+    history: SimilarHistory | None
+    fits: dict[str, TypeFit]
+    serial: int
+
+
+class Estimator:
+    """Keeps one model per job up to date. Not thread-safe; one instance per daemon or simulation.
+
+    ``shipped``: use the package's profiles for ratios between types that the site has not measured.
+    ``weights``: "count", or "unweighted" to fit as the public artifact does (ARTIFACT.md 2).
+    """
+
+    def __init__(self, shipped: bool = True, weights: str = "count") -> None:
+        self._use_shipped = shipped
+        self._weights = weights
+        self._jobs: dict[JobId, _JobEntry] = {}
+        self._similar: dict[JobKind, _SimilarEntry] = {}
+        self._serial = 0
+        self.refits = 0
+
+    def model(
+        self,
+        job_id: JobId,
+        history: JobHistory | None,
+        declaration: Declaration,
+        kind: JobKind,
+        gpu_types: Sequence[GpuType],
+        similar: HistorySource | None = None,
+        now_s: float = 0.0,
+    ) -> JobModel:
+        """The job's model with one `TypeModel` per allowed type; the same object as before while nothing changed."""
+        entry = self._jobs.setdefault(job_id, _JobEntry())
+        types = tuple(gpu_types)
+        past = self._look_up(kind, similar, now_s)
+        key = (
+            None if history is None else history.version,
+            declaration,
+            kind,
+            types,
+            0 if past is None else past.serial,
+        )
+        if entry.key == key and entry.model is not None:
+            return entry.model
+        known = history if history is not None else JobHistory(job_id)
+        model = self._build(job_id, entry, known, declaration, kind, types, past)
+        if entry.model is not None and replace(entry.model, version=0) == replace(model, version=0):
+            model = entry.model
+        else:
+            entry.version += 1
+            model = replace(model, version=entry.version)
+        entry.key, entry.model = key, model
+        return model
+
+    def forget(self, keep: Collection[JobId]) -> None:
+        """Drop every job not in ``keep`` (ended jobs)."""
+        alive = set(keep)
+        for job_id in [job_id for job_id in self._jobs if job_id not in alive]:
+            del self._jobs[job_id]
+
+    def to_json(self) -> str:
+        """The fits as JSON, so that a restarted daemon starts warm."""
+        jobs = {
+            job_id: {name: [*_values(params), loss] for name, (params, loss) in sorted(entry.warm.items())}
+            for job_id, entry in sorted(self._jobs.items())
+            if entry.warm
+        }
+        return json.dumps({"v": 1, "jobs": jobs})
+
+    @classmethod
+    def from_json(cls, text: str, shipped: bool = True, weights: str = "count") -> Estimator:
+        """An estimator that starts from saved fits; what cannot be read is ignored (it costs a cold fit)."""
+        estimator = cls(shipped=shipped, weights=weights)
+        try:
+            document = json.loads(text)
+            jobs = document["jobs"] if document.get("v") == 1 else {}
+            for job_id, fits in jobs.items():
+                entry = _JobEntry()
+                for name, values in fits.items():
+                    params = ThroughputParams(*(float(value) for value in values[:7]))
+                    if is_sane(params):
+                        entry.warm[name] = (params, float(values[7]))
+                estimator._jobs[job_id] = entry
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            estimator._jobs.clear()
+        return estimator
+
+    def _look_up(self, kind: JobKind, source: HistorySource | None, now_s: float) -> _SimilarEntry | None:
+        if source is None:
+            return None
+        entry = self._similar.get(kind)
+        if entry is not None and 0.0 <= now_s - entry.looked_s < SIMILAR_AGE_S:
+            return entry
+        history = source.similar(kind)
+        if entry is not None and entry.history == history:
+            entry.looked_s = now_s
+            return entry
+        fits: dict[str, TypeFit] = {}
+        if history is not None and history.likeness != "cluster":
+            for name, observations in _by_type(history.observations).items():
+                self.refits += 1
+                warm = entry.fits[name].fit.params if entry is not None and name in entry.fits else None
+                fits[name] = fit_type(name, observations, warm, self._weights)
+        self._serial += 1
+        entry = _SimilarEntry(now_s, history, fits, self._serial)
+        self._similar[kind] = entry
+        return entry
+
+    def _build(
+        self,
+        job_id: JobId,
+        entry: _JobEntry,
+        history: JobHistory,
+        declaration: Declaration,
+        kind: JobKind,
+        types: tuple[GpuType, ...],
+        past: _SimilarEntry | None,
+    ) -> JobModel:
+        similar = past.history if past is not None else None
+        likeness = similar.likeness if similar is not None else ""
+        names = [t.name for t in types if not declaration.types or t.name in declaration.types]
+        units = {name: declaration.unit_for(name) for name in names}
+        observations = _virtual(history) if history.throughput_only else history.observations
+        by_type = _by_type(observations)
+        self._refit(entry, by_type, units)
+        batch = _batch_limits(declaration, history, by_type, similar, units)
+        line = memory.fit_line([*history.memory, *(similar.memory if similar is not None else ())])
+        ratios = self._ratios(kind, similar)
+        prior_batch = batch.initial / max(declaration.min_gpus, 1)
+        models: dict[str, TypeModel] = {}
+        for gpu_type in types:
+            name = gpu_type.name
+            if name not in units:
+                continue
+            if units[name] > 1 or entry.pipelines:
+                model = estimate_pipeline(
+                    name,
+                    units[name],
+                    entry.pipelines,
+                    ratios,
+                    microbatch_size=max(declaration.local_min or 1, 1),
+                    microbatches=max(int(prior_batch) // max(declaration.local_min or 1, 1), 1),
+                )
+            else:
+                model = estimate(
+                    name,
+                    entry.fits,
+                    past.fits if past is not None else {},
+                    ratios,
+                    likeness,
+                    prior_batch,
+                )
+            limit = _local_max(gpu_type, declaration, batch, history.memory, line, by_type)
+            models[name] = replace(model, local_max=limit)
+        done, remaining, deviation, source = _work(history, declaration, similar)
+        return JobModel(
+            job_id=job_id,
+            types=models,
+            batch=batch,
+            efficiency=_efficiency(history, similar),
+            restart=restart.learn(
+                history.restarts,
+                similar.restarts if similar is not None else (),
+                line.fixed_bytes if line is not None else None,
+                likeness,
+            ),
+            units={name: unit for name, unit in units.items() if unit != 1},
+            known=bool(entry.fits or entry.pipelines or (past is not None and past.fits)),
+            work_done=done,
+            work_remaining=remaining,
+            remaining_std=deviation,
+            remaining_source=source,
+        )
+
+    def _refit(
+        self, entry: _JobEntry, by_type: Mapping[str, tuple[Observation, ...]], units: Mapping[str, int]
+    ) -> None:
+        for name in [name for name in entry.observations if name not in by_type]:
+            del entry.observations[name]
+            entry.fits.pop(name, None)
+            entry.pipelines.pop(name, None)
+        for name, observations in by_type.items():
+            unit = units.get(name, 1)
+            as_pipeline = unit > 1
+            fitted = name in (entry.pipelines if as_pipeline else entry.fits)
+            if fitted and not _tells_more(entry.observations.get(name, ()), observations):
+                continue
+            entry.observations[name] = observations
+            self.refits += 1
+            if as_pipeline:
+                entry.fits.pop(name, None)
+                found = fit_pipeline(observations, unit)
+                if found is not None:
+                    entry.pipelines[name] = found
+                continue
+            entry.pipelines.pop(name, None)
+            warm = entry.warm.get(name)
+            found_fit = fit_type(name, observations, None if warm is None else warm[0], self._weights)
+            if warm is not None and found_fit.fit.loss > LOSS_GROWTH * warm[1] + 0.02:
+                cold = fit_type(name, observations, None, self._weights)
+                found_fit = cold if cold.fit.loss < found_fit.fit.loss else found_fit
+            entry.fits[name] = found_fit
+            entry.warm[name] = (found_fit.fit.params, found_fit.fit.loss)
+
+    def _ratios(self, kind: JobKind, similar: SimilarHistory | None) -> list[TypeRatio]:
+        ratios: list[TypeRatio] = []
+        if similar is not None:
+            source = f"similar:{similar.likeness}"
+            ratios.extend(
+                TypeRatio(first, second, ratio, error, source) for first, second, ratio, error in similar.type_ratios
+            )
+        if self._use_shipped:
+            name = shipped.application_of(kind.name)
+            if name:
+                ratios.extend(shipped.type_ratios(name))
+            ratios.extend(shipped.type_ratios())
+        return ratios
+
+
+def _values(params: ThroughputParams) -> tuple[float, ...]:
+    return (
+        params.alpha_c,
+        params.beta_c,
+        params.alpha_n,
+        params.beta_n,
+        params.alpha_r,
+        params.beta_r,
+        params.gamma,
+    )
+
+
+def _by_type(observations: Iterable[Observation]) -> dict[str, tuple[Observation, ...]]:
+    found: dict[str, list[Observation]] = {}
+    for o in observations:
+        if usable(o):
+            found.setdefault(o.gpu_type, []).append(o)
+    return {name: tuple(found[name]) for name in sorted(found)}
+
+
+def _tells_more(before: Sequence[Observation], now: Sequence[Observation]) -> bool:
+    """Whether sums have changed enough for a refit: a new group, a mean that moved, or many more steps behind it.
+
+    A long job reports every half minute; without this each report would cost a refit that changes nothing.
+    """
+    old = {(o.nodes, o.gpus, o.local_batch, o.accumulation): o for o in before}
+    if len(old) != len(now):
+        return True
+    for o in now:
+        was = old.get((o.nodes, o.gpus, o.local_batch, o.accumulation))
+        if was is None:
+            return True
+        if o.count == was.count and o.step_sum_s == was.step_sum_s and o.sync_sum_s == was.sync_sum_s:
+            continue
+        mean, mean_before = o.step_sum_s / o.count, was.step_sum_s / was.count
+        if abs(mean - mean_before) > SAME_MEAN * mean_before:
+            return True
+        if o.count >= MORE_STEPS * was.count and was.count < ENOUGH_STEPS:
+            return True
+    return False
+
+
+def fit_type(
+    gpu_type: str, observations: Sequence[Observation], warm: ThroughputParams | None = None, weights: str = "count"
+) -> TypeFit:
+    """Fit one type's parameters and measured deviations (the latter not with ``weights="unweighted"``)."""
+    groups = group(observations, weights)
+    result = fit(groups, warm=warm, weights=weights)
+    measured = learn(groups, result.params) if weights != "unweighted" else Bias()
+    count = math.fsum(o.count for o in observations)
+    return TypeFit(
+        gpu_type,
+        result,
+        max_gpus_seen=max((o.gpus for o in observations), default=0),
+        seen_several=any(o.gpus > 1 for o in observations),
+        mean_batch=math.exp(math.fsum(o.count / count * math.log(o.local_batch) for o in observations)),
+        rel_error=result.rel_error if measured.rel_error is None else min(max(measured.rel_error, LEAST_ERROR), 1.0),
+        knots=measured.knots,
+    )
+
+
+def _virtual(history: JobHistory) -> tuple[Observation, ...]:
+    """Observations of a job whose batch is unknown, restated as steps of one fixed virtual total batch.
+
+    What was measured is samples per second of each shape; with the total batch fixed, time per step is its inverse
+    and the micro-batch shrinks as GPUs are added, which is all the model needs (strong scaling).
+    """
+    restated = []
+    for o in history.observations:
+        if not usable(o):
+            continue
+        samples = o.local_batch * (o.accumulation + 1) * o.gpus * o.count
+        steps = samples / VIRTUAL_BATCH
+        if not (math.isfinite(steps) and steps > 0):
+            continue
+        # the relative spread of the reports is kept: it says how far to trust them
+        square = o.step_square_sum_s2 if o.step_square_sum_s2 > 0 else o.step_sum_s**2 / o.count
+        step = o.step_sum_s / steps
+        relative = square / (o.step_sum_s * (o.step_sum_s / o.count))
+        restated.append(
+            Observation(
+                o.gpu_type,
+                o.nodes,
+                o.gpus,
+                VIRTUAL_BATCH / o.gpus,
+                0,
+                o.count,
+                step * o.count,
+                relative * step * step * o.count,
+            )
+        )
+    return tuple(restated)
+
+
+def _batch_limits(
+    declaration: Declaration,
+    history: JobHistory,
+    by_type: Mapping[str, tuple[Observation, ...]],
+    similar: SimilarHistory | None,
+    units: Mapping[str, int],
+) -> BatchLimits:
+    low = declaration.local_min if declaration.local_min is not None else 1
+    if declaration.batch_min is not None and not history.throughput_only:
+        first = declaration.batch_min
+        last = max(declaration.batch_max or first, first)
+        adaptive = declaration.level is Level.ADAPTIVE and last > first
+        return BatchLimits(first, last if adaptive else first, low, declaration.local_max, adaptive)
+    if history.throughput_only:
+        return BatchLimits(VIRTUAL_BATCH, VIRTUAL_BATCH)
+    seen = _usual_batch([o for group in by_type.values() for o in group], units)
+    if seen is None and similar is not None and similar.likeness != "cluster":
+        seen = _usual_batch([o for o in similar.observations if usable(o)], units)
+    first = VIRTUAL_BATCH if seen is None else seen
+    return BatchLimits(first, first, 1 if seen is None else low, declaration.local_max if seen is not None else None)
+
+
+def _usual_batch(observations: Sequence[Observation], units: Mapping[str, int]) -> int | None:
+    """The total batch of most steps."""
+    counts: dict[int, float] = {}
+    for o in observations:
+        replicas = max(o.gpus // units.get(o.gpu_type, 1), 1)
+        total = round(min(replicas * o.local_batch * (o.accumulation + 1), 2.0**40))
+        counts[total] = counts.get(total, 0.0) + o.count
+    return max(max(sorted(counts), key=lambda total: counts[total]), 1) if counts else None
+
+
+def _local_max(
+    gpu_type: GpuType,
+    declaration: Declaration,
+    batch: BatchLimits,
+    points: Sequence[MemoryPoint],
+    line: memory.MemoryLine | None,
+    by_type: Mapping[str, tuple[Observation, ...]],
+) -> int | None:
+    """Largest micro-batch on a type; what has really run there always fits."""
+    if batch.initial == VIRTUAL_BATCH:
+        return None
+    ran = max((o.local_batch for o in by_type.get(gpu_type.name, ())), default=0.0)
+    total = gpu_type.memory_bytes
+    if total is None:
+        totals = [p.total_bytes for p in points if p.gpu_type == gpu_type.name and p.total_bytes is not None]
+        total = min(totals, default=None)
+    limit = memory.largest_local_batch(line, total, declaration.local_max)
+    if limit is None and batch.adaptive:
+        # nothing is known of memory: stay with what has run anywhere, or with what the job was submitted with
+        everywhere = max((o.local_batch for group in by_type.values() for o in group), default=0.0)
+        limit = max(round(everywhere), -(-batch.initial // max(declaration.min_gpus, 1)))
+    return None if limit is None else max(limit, round(min(ran, 2.0**40)))
+
+
+def _efficiency(history: JobHistory, similar: SimilarHistory | None) -> EfficiencyModel:
+    own = from_gradient(history.gradient)
+    if own is not UNKNOWN or similar is None or similar.likeness == "cluster":
+        return own
+    return from_gradient(similar.gradient)
+
+
+def _work(
+    history: JobHistory, declaration: Declaration, similar: SimilarHistory | None
+) -> tuple[float | None, float | None, float | None, str]:
+    """(done, remaining, standard deviation, source) in samples; ``None`` where unknown."""
+    progress = history.progress
+    done = progress.samples if progress is not None and math.isfinite(progress.samples) else None
+    so_far = max(done or 0.0, 0.0)
+    for target, source in (
+        (declaration.target_samples, "declared"),
+        (progress.target_samples if progress is not None else None, "reported"),
+    ):
+        if target is not None and math.isfinite(target) and target > 0:
+            remaining = max(target - so_far, 0.0)
+            return done, remaining, 0.05 * remaining, source
+    if similar is not None and similar.likeness != "cluster":
+        longer = [total for total in similar.total_samples if math.isfinite(total) and total > so_far]
+        if longer:
+            mean = math.fsum(longer) / len(longer)
+            variance = math.fsum((total - mean) ** 2 for total in longer) / len(longer)
+            deviation = math.sqrt(variance + (0.5 * (mean - so_far)) ** 2 / len(longer))
+            return done, mean - so_far, deviation, f"similar:{similar.likeness}"
+    return done, None, None, ""

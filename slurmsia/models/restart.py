@@ -1,0 +1,84 @@
+"""What one move costs a job: seconds without progress, learnt from its own restarts, with a prior by size.
+
+Pure functions of restart samples. The cost covers checkpoint save, requeue, start with load, and the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..history import RestartSample
+from .base import RestartCost
+
+#: Prior: seconds of each part for a job of unknown size (the paper's table has 15 to 250 s in all, median 40).
+PRIOR_SAVE_S, PRIOR_REQUEUE_S, PRIOR_LOAD_S, PRIOR_FIRST_STEP_S = 8.0, 20.0, 22.0, 10.0
+#: One standard deviation of the prior, relative.
+PRIOR_SPREAD = 0.5
+#: How many restarts of its own the prior is worth, and how many one restart of a similar job is worth.
+PRIOR_WEIGHT = 1.0
+SIMILAR_WEIGHT = 0.25
+#: Bytes per second that a checkpoint is written and read at, for the prior by size.
+CHECKPOINT_BYTES_PER_S = 5e8
+#: Weight of a sample against the next newer one: costs drift (a filling file system, a growing data set).
+MEMORY = 0.8
+#: A single restart longer than this is a waiting queue or an outage, not a cost.
+LONGEST_S = 7200.0
+
+_PARTS = ("save_s", "requeue_s", "load_s", "first_step_s")
+
+
+def prior_parts(fixed_bytes: float | None) -> dict[str, float]:
+    """Seconds of each part before anything was measured; ``fixed_bytes``: memory that does not grow with the batch.
+
+    Model and optimiser state are what a checkpoint holds, so that memory stands for its size.
+    """
+    parts = dict(zip(_PARTS, (PRIOR_SAVE_S, PRIOR_REQUEUE_S, PRIOR_LOAD_S, PRIOR_FIRST_STEP_S), strict=True))
+    if fixed_bytes is not None and math.isfinite(fixed_bytes) and fixed_bytes > 0:
+        transfer = min(fixed_bytes / CHECKPOINT_BYTES_PER_S, 600.0)
+        parts["save_s"] = 2.0 + transfer
+        parts["load_s"] = 15.0 + transfer
+    return parts
+
+
+def learn(
+    own: Sequence[RestartSample],
+    similar: Sequence[RestartSample] = (),
+    fixed_bytes: float | None = None,
+    likeness: str = "",
+) -> RestartCost:
+    """Cost of one move from samples, oldest first, with prior and similar jobs filling in what was not seen.
+
+    Each part is averaged on its own, since a report often has only some of them; newer samples count more. Values
+    that are not finite, negative, or longer than two hours are left out. ``source`` is "measured", "similar:<likeness>"
+    or "prior".
+    """
+    mean, variance = 0.0, 0.0
+    seen = False
+    seen_similar = False
+    for part, prior in prior_parts(fixed_bytes).items():
+        weights, values = [PRIOR_WEIGHT], [prior]
+        prior_variance = (PRIOR_SPREAD * prior) ** 2
+        for samples, weight in ((similar, SIMILAR_WEIGHT), (own, 1.0)):
+            recent = [value for sample in samples if _usable(value := getattr(sample, part))]
+            for age, value in enumerate(reversed(recent[-32:])):
+                weights.append(weight * MEMORY**age)
+                values.append(value)
+            if recent and weight == 1.0:
+                seen = True
+            elif recent:
+                seen_similar = True
+        if len(values) > 1:
+            # once something was measured, the prior is worth only part of one sample
+            weights[0] = 0.25
+        total = math.fsum(weights)
+        part_mean = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
+        scatter = math.fsum(w * (v - part_mean) ** 2 for w, v in zip(weights, values, strict=True))
+        mean += part_mean
+        variance += (scatter + prior_variance * PRIOR_WEIGHT) / (total + PRIOR_WEIGHT)
+    source = "measured" if seen else f"similar:{likeness}" if seen_similar else "prior"
+    return RestartCost(mean_s=mean, std_s=math.sqrt(variance), source=source)
+
+
+def _usable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and 0.0 <= value <= LONGEST_S
