@@ -1,0 +1,189 @@
+"""Canonical, byte-stable JSON for the package's values: the same value always gives the same bytes.
+
+Driven by the dataclasses themselves. Reading is tolerant: unknown fields are skipped and absent ones take their
+defaults, so that a later version reads what an earlier one wrote. Fields that are no part of a value's equality
+(solve times) are never written. This module does no I/O and never guesses: a body it cannot read is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from .errors import UndecodableBody
+
+#: Version of the encoding, written with every compressed body.
+CODEC_VERSION = 1
+
+T = TypeVar("T")
+Convert = Callable[[Any], Any]
+
+
+def to_json(kind: Any, value: Any) -> bytes:
+    """Canonical UTF-8 JSON of ``value`` as the type ``kind`` (a dataclass or a generic of them)."""
+    return json.dumps(_encoder(kind)(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def plain_json(value: Any) -> str:
+    """Canonical JSON of a value that is JSON already (mappings, sequences, scalars)."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def from_json(kind: type[T], body: bytes | str) -> T:
+    """The value of type ``kind`` written by `to_json`. Raises `UndecodableBody`."""
+    try:
+        value: T = _decoder(cast(Any, kind))(json.loads(body))
+        return value
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise UndecodableBody(f"a stored {name} cannot be read by this version ({error})") from error
+
+
+def pack(kind: Any, value: Any) -> bytes:
+    """Compressed body: one version byte, then zlib of the canonical JSON."""
+    return bytes([CODEC_VERSION]) + zlib.compress(to_json(kind, value), 6)
+
+
+def unpack_json(body: bytes) -> bytes:
+    """The canonical JSON inside a compressed body. Raises `UndecodableBody` for a newer codec or torn bytes."""
+    if not body or body[0] > CODEC_VERSION:
+        version = body[0] if body else "none"
+        raise UndecodableBody(f"a stored body has codec version {version}, this version reads up to {CODEC_VERSION}")
+    try:
+        return zlib.decompress(body[1:])
+    except zlib.error as error:
+        raise UndecodableBody(f"a stored body is torn ({error})") from error
+
+
+def unpack(kind: type[T], body: bytes) -> T:
+    """The value inside a compressed body."""
+    return from_json(kind, unpack_json(body))
+
+
+@cache
+def _compared_fields(kind: type) -> tuple[tuple[str, Any, Any], ...]:
+    """(name, type, default or MISSING-factory result) of the fields that make up the value."""
+    hints = get_type_hints(kind)
+    return tuple((f.name, hints[f.name], f) for f in fields(kind) if f.compare)
+
+
+def _members(kind: Any) -> tuple[Any, ...] | None:
+    """The members of a union without ``None``, or ``None`` when the type is no union."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(member for member in get_args(kind) if member is not type(None))
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A value of an open type (``Any``): tuples become lists, everything else must be JSON already."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return _float_out(value) if isinstance(value, float) else value
+
+
+def _float_out(value: Any) -> float | str:
+    number = float(value)
+    return number if math.isfinite(number) else repr(number)
+
+
+def _optional(convert: Convert) -> Convert:
+    return lambda value: None if value is None else convert(value)
+
+
+@cache
+def _encoder(kind: Any) -> Convert:
+    members = _members(kind)
+    if members is not None:
+        if len(members) == 1:
+            return _optional(_encoder(members[0]))
+        by_type = {member: _encoder(member) for member in members}
+
+        def tagged(value: Any) -> Any:
+            return None if value is None else {"$": type(value).__name__, **by_type[type(value)](value)}
+
+        return tagged
+    if is_dataclass(kind) and isinstance(kind, type):
+        parts = tuple((name, _encoder(hint)) for name, hint, _ in _compared_fields(kind))
+        return lambda value: {name: convert(getattr(value, name)) for name, convert in parts}
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            item = _encoder(args[0])
+            return lambda value: [item(part) for part in value]
+        each = tuple(_encoder(arg) for arg in args)
+        return lambda value: [convert(part) for convert, part in zip(each, value, strict=True)]
+    if origin in (frozenset, set):
+        item = _encoder(args[0])
+        return lambda value: sorted(item(part) for part in value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        item = _encoder(args[1])
+        return lambda value: {str(key): item(part) for key, part in value.items()}
+    return _SCALARS_OUT.get(kind) or _enum_out(kind)
+
+
+def _enum_out(kind: Any) -> Convert:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return lambda value: value.value
+    raise TypeError(f"no encoding for {kind!r}")
+
+
+_SCALARS_OUT: dict[Any, Convert] = {float: _float_out, int: int, bool: bool, str: str, Any: _plain}
+_SCALARS_IN: dict[Any, Convert] = {float: float, int: int, bool: bool, str: str, Any: lambda value: value}
+
+
+@cache
+def _decoder(kind: Any) -> Convert:
+    members = _members(kind)
+    if members is not None:
+        if len(members) == 1:
+            return _optional(_decoder(members[0]))
+        by_name = {member.__name__: _decoder(member) for member in members}
+        return lambda value: None if value is None else by_name[value["$"]](value)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _dataclass_decoder(kind)
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            item = _decoder(args[0])
+            return lambda value: tuple(item(part) for part in value)
+        each = tuple(_decoder(arg) for arg in args)
+        return lambda value: tuple(convert(part) for convert, part in zip(each, value, strict=False))
+    if origin in (frozenset, set):
+        item = _decoder(args[0])
+        return lambda value: frozenset(item(part) for part in value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        item = _decoder(args[1])
+        return lambda value: {key: item(part) for key, part in value.items()}
+    return _SCALARS_IN.get(kind) or _enum_in(kind)
+
+
+def _enum_in(kind: Any) -> Convert:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind
+    raise TypeError(f"no decoding for {kind!r}")
+
+
+def _dataclass_decoder(kind: type) -> Convert:
+    parts = tuple((name, _decoder(hint)) for name, hint, _ in _compared_fields(kind))
+    needed = {
+        name
+        for name, _, f in _compared_fields(kind)
+        if f.default is MISSING and f.default_factory is MISSING and f.init
+    }
+
+    def decode(value: Any) -> Any:
+        missing = needed - value.keys()
+        if missing:
+            raise ValueError(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
+        return kind(**{name: convert(value[name]) for name, convert in parts if name in value})
+
+    return decode

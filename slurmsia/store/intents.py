@@ -1,0 +1,175 @@
+"""Moves and their events on disk: the intent before the first call to Slurm, then every transition once.
+
+Rows are generic (states are text, targets are JSON): what they mean is the move table's business. Repeating a write
+that already took effect changes nothing; a write of an older lease generation is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from ..cluster import JobId
+from . import codec
+from .engine import Database, DbRow
+from .errors import Fenced, StoreConflict
+from .identity import current_rows
+from .lease import fence
+from .records import MoveEvent, MoveRecord, OperatorAction
+from .schema import Job, Move, MoveEventRow, OperatorActionRow
+
+
+def record_intent(db: Database, connection: Connection, cluster_id: int, lease_name: str, move: MoveRecord) -> None:
+    """Write the intent. Raises `Fenced`, and `StoreConflict` when the job has another unfinished move."""
+    fence(connection, lease_name, move.generation)
+    job = current_rows(connection, cluster_id, [move.job_id]).get(move.job_id)
+    if job is None:
+        raise StoreConflict(f"job {move.job_id}: no such job in the store; record the snapshot before its moves")
+    target = codec.plain_json(move.target)
+    stored = connection.execute(select(Move.job_id, Move.target_json).where(Move.id == move.move_id)).one_or_none()
+    if stored is not None:
+        if stored.job_id != job.id or stored.target_json != target:
+            raise StoreConflict(f"move {move.move_id} is already stored with another job or target")
+        return
+    other = connection.execute(
+        select(Move.id).where(Move.job_id == job.id, Move.ended_s.is_(None))
+    ).scalar_one_or_none()
+    if other is not None:
+        raise StoreConflict(f"job {move.job_id}: move {other} is not finished; end it before move {move.move_id}")
+    connection.execute(
+        db.insert(Move).values(
+            id=move.move_id, job_id=job.id, round_id=move.round_id, state=move.state, target_json=target,
+            cause=move.cause, generation=move.generation, created_s=move.created_s,
+            updated_s=move.created_s if move.updated_s is None else move.updated_s, ended_s=move.ended_s,
+        )
+    )  # fmt: skip
+
+
+def record_event(db: Database, connection: Connection, lease_name: str, happened: MoveEvent) -> None:
+    """Write one transition. Raises `Fenced`; `StoreConflict` for an unknown move or an event after its end."""
+    fence(connection, lease_name, happened.generation)
+    move = connection.execute(
+        select(Move.state, Move.generation, Move.ended_s).where(Move.id == happened.move_id).with_for_update()
+    ).one_or_none()
+    if move is None:
+        raise StoreConflict(f"move {happened.move_id} is unknown; its intent was never recorded")
+    if move.generation > happened.generation:
+        raise Fenced(happened.generation, move.generation, "a newer leader of this move")
+    row = {
+        "move_id": happened.move_id, "seq": happened.seq, "t_s": happened.t_s, "event": happened.event,
+        "from_state": happened.from_state, "to_state": happened.to_state, "cause": happened.cause,
+        "detail": happened.detail, "actions_json": codec.plain_json(happened.actions),
+        "generation": happened.generation,
+    }  # fmt: skip
+    stored = connection.execute(
+        select(MoveEventRow.event, MoveEventRow.to_state).where(
+            MoveEventRow.move_id == happened.move_id, MoveEventRow.seq == happened.seq
+        )
+    ).one_or_none()
+    if stored is not None:
+        if (stored.event, stored.to_state) != (happened.event, happened.to_state):
+            raise StoreConflict(
+                f"move {happened.move_id}: event {happened.seq} is stored as {stored.event} -> {stored.to_state}"
+            )
+        return
+    if move.ended_s is not None:
+        raise StoreConflict(f"move {happened.move_id} ended in state {move.state}; no event may follow")
+    connection.execute(db.insert(MoveEventRow).values(**row))
+    connection.execute(
+        update(Move)
+        .where(Move.id == happened.move_id)
+        .values(
+            state=happened.to_state, updated_s=happened.t_s, generation=happened.generation,
+            ended_s=happened.t_s if happened.ends else None,
+        )
+    )  # fmt: skip
+
+
+def _move(row: DbRow) -> MoveRecord:
+    return MoveRecord(
+        row.id, row.slurm_id, row.state, json.loads(row.target_json), row.cause, row.generation, row.created_s,
+        row.round_id, row.updated_s, row.ended_s,
+    )  # fmt: skip
+
+
+def _moves(connection: Connection, cluster_id: int, *conditions: Any, limit: int | None = None) -> list[MoveRecord]:
+    statement = (
+        select(*Move.__table__.c, Job.slurm_id)
+        .join(Job, Job.id == Move.job_id)
+        .where(Job.cluster_id == cluster_id, *conditions)
+        .order_by(Move.created_s, Move.id)
+        .limit(limit)
+    )
+    return [_move(row) for row in connection.execute(statement)]
+
+
+def unfinished(connection: Connection, cluster_id: int) -> tuple[MoveRecord, ...]:
+    """Moves that a daemon must take up again after a start, oldest first."""
+    return tuple(_moves(connection, cluster_id, Move.ended_s.is_(None)))
+
+
+def moves_of(connection: Connection, cluster_id: int, job_id: JobId) -> tuple[MoveRecord, ...]:
+    """All moves of the present owner of a Slurm id, oldest first."""
+    return tuple(_moves(connection, cluster_id, Job.slurm_id == job_id, Job.current))
+
+
+def moves_between(connection: Connection, cluster_id: int, start_s: float, end_s: float) -> tuple[MoveRecord, ...]:
+    """Moves created in [start, end), oldest first."""
+    return tuple(_moves(connection, cluster_id, Move.created_s >= start_s, Move.created_s < end_s))
+
+
+def events_of(connection: Connection, move_ids: Sequence[str]) -> dict[str, tuple[MoveEvent, ...]]:
+    """The transitions of moves, in order."""
+    found: dict[str, list[MoveEvent]] = {move_id: [] for move_id in move_ids}
+    statement = (
+        select(*MoveEventRow.__table__.c, Move.ended_s, Move.state)
+        .join(Move, Move.id == MoveEventRow.move_id)
+        .where(MoveEventRow.move_id.in_(list(move_ids)))
+        .order_by(MoveEventRow.move_id, MoveEventRow.seq)
+    )
+    rows = connection.execute(statement).all()
+    last = {row.move_id: row.seq for row in rows}
+    for row in rows:
+        found[row.move_id].append(
+            MoveEvent(
+                row.move_id,
+                row.seq,
+                row.t_s,
+                row.event,
+                row.from_state,
+                row.to_state,
+                row.generation,
+                row.cause,
+                row.detail,
+                tuple(json.loads(row.actions_json)),
+                row.ended_s is not None and row.seq == last[row.move_id],
+            )
+        )
+    return {move_id: tuple(events) for move_id, events in found.items()}
+
+
+def record_operator_action(db: Database, connection: Connection, lease_name: str, action: OperatorAction) -> None:
+    """Write who did what. Fenced only when the action names a generation (the daemon's do, offline commands' not)."""
+    fence(connection, lease_name, action.generation)
+    connection.execute(
+        db.insert(OperatorActionRow).values(
+            t_s=action.t_s, who=action.who, user_id=action.user_id, what=action.what, slurm_id=action.job_id,
+            detail_json=codec.plain_json(action.detail),
+        )
+    )  # fmt: skip
+
+
+def operator_actions(connection: Connection, start_s: float, end_s: float) -> tuple[OperatorAction, ...]:
+    """Actions in [start, end), oldest first."""
+    statement = (
+        select(*OperatorActionRow.__table__.c)
+        .where(OperatorActionRow.t_s >= start_s, OperatorActionRow.t_s < end_s)
+        .order_by(OperatorActionRow.t_s, OperatorActionRow.id)
+    )
+    return tuple(
+        OperatorAction(row.t_s, row.who, row.what, row.user_id, row.slurm_id, json.loads(row.detail_json))
+        for row in connection.execute(statement)
+    )

@@ -1,0 +1,245 @@
+"""Rounds on disk: one transaction with the round, its bodies, one verdict per job and what we remember of the jobs.
+
+Encoding happens before the transaction, so that the database is locked only while rows are written. A round is
+there entirely or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, select, update
+
+from ..cluster import JobId, Snapshot
+from ..models.base import JobModel
+from ..plan import Plan, TargetKind, Verdict
+from ..standing import Standing
+from . import codec
+from .engine import Database, DbRow
+from .identity import chunks, storable
+from .records import RoundHead, RoundRecord, StoredRound, VerdictSpan
+from .schema import ConfigText, Job, Round, RoundBody, StandingRow, VerdictRow
+
+_MODELS = dict[str, JobModel]
+_STANDINGS = dict[str, Standing]
+_MOVING = (TargetKind.START, TargetKind.MOVE, TargetKind.RESIZE, TargetKind.SUSPEND)
+
+
+def digest(body: str) -> str:
+    """Short, stable name of a canonical text."""
+    return hashlib.sha256(body.encode()).hexdigest()[:32]
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def canonical(config_text: str) -> str:
+    """The configuration's JSON with sorted keys and no spaces, whatever wrote it."""
+    return codec.plain_json(json.loads(config_text))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRound:
+    """A round ready to be written."""
+
+    record: RoundRecord
+    config: str
+    row: Mapping[str, Any]
+    body: Mapping[str, bytes]
+    verdicts: Mapping[JobId, tuple[Verdict, str]]
+    standings: Mapping[JobId, str]
+
+
+def encode(record: RoundRecord) -> EncodedRound:
+    """Everything that costs time and needs no database."""
+    plan = record.plan
+    config = canonical(record.config_text)
+    parsed = json.loads(config)
+    options = parsed.get("policy", {}) if isinstance(parsed, dict) else {}
+    row = {
+        "taken_s": record.taken_s, "mode": record.mode, "policy": plan.policy,
+        "policy_hash": digest(plan.policy + codec.plain_json(options)), "config_hash": digest(config),
+        "objective": _finite(plan.objective), "bound": _finite(plan.bound),
+        "gap": _finite(max(plan.gap, 0.0)), "stage": plan.stage,
+        "sentence": storable(plan.sentence), "jobs": len(plan.targets),
+        "moves": sum(target.kind in _MOVING for target in plan.targets),
+        "times_json": codec.plain_json(record.times_s), "generation": record.generation,
+    }  # fmt: skip
+    body = {
+        "snapshot": codec.pack(Snapshot, record.snapshot),
+        "plan": codec.pack(Plan, plan),
+        "models": codec.pack(_MODELS, record.models),
+        "standing": codec.pack(_STANDINGS, record.standing),
+    }
+    verdicts = {verdict.job_id: (verdict, codec.to_json(Verdict, verdict).decode()) for verdict in plan.verdicts}
+    standings = {job_id: codec.to_json(Standing, standing).decode() for job_id, standing in record.standing.items()}
+    return EncodedRound(record, config, row, body, verdicts, standings)
+
+
+def write_round(
+    db: Database, connection: Connection, cluster_id: int, encoded: EncodedRound, job_rows: Mapping[JobId, int]
+) -> int:
+    """Write an encoded round within the caller's transaction; a round repeated by its time is not written twice."""
+    record = encoded.record
+    connection.execute(
+        db.insert(ConfigText)
+        .values(hash=encoded.row["config_hash"], body_json=encoded.config, first_used_s=record.taken_s)
+        .on_conflict_do_nothing()
+    )
+    round_id: int | None = connection.execute(
+        db.insert(Round).values(cluster_id=cluster_id, **encoded.row).on_conflict_do_nothing().returning(Round.id)
+    ).scalar_one_or_none()
+    if round_id is None:
+        statement = select(Round.id).where(Round.cluster_id == cluster_id, Round.taken_s == record.taken_s)
+        return connection.execute(statement).scalar_one()
+    connection.execute(db.insert(RoundBody).values(round_id=round_id, **encoded.body))
+    _write_verdicts(db, connection, round_id, record.taken_s, encoded.verdicts, job_rows)
+    return round_id
+
+
+def _write_verdicts(
+    db: Database, connection: Connection, round_id: int, taken_s: float,
+    verdicts: Mapping[JobId, tuple[Verdict, str]], job_rows: Mapping[JobId, int],
+) -> None:  # fmt: skip
+    """Extend the open span of a job whose verdict stayed; end it and open a new one where code or term changed."""
+    wanted = {job_rows[job_id]: said for job_id, said in verdicts.items() if job_id in job_rows}
+    standing: dict[int, DbRow] = {}
+    for part in chunks(sorted(wanted)):
+        statement = select(VerdictRow.id, VerdictRow.job_id, VerdictRow.code, VerdictRow.term).where(
+            VerdictRow.open, VerdictRow.job_id.in_(part)
+        )
+        standing.update({row.job_id: row for row in connection.execute(statement)})
+    extended, ended, opened = [], [], []
+    for row_id, (verdict, body) in wanted.items():
+        old = standing.get(row_id)
+        if old is not None and (old.code, old.term) == (verdict.code, verdict.term):
+            extended.append({"b_id": old.id, "b_round": round_id, "b_s": taken_s, "b_body": body})
+            continue
+        if old is not None:
+            ended.append(old.id)
+        opened.append({
+            "job_id": row_id, "open": True, "code": storable(verdict.code), "term": storable(verdict.term),
+            "body_json": body,
+            "first_round": round_id, "last_round": round_id, "first_s": taken_s, "last_s": taken_s, "rounds": 1,
+        })  # fmt: skip
+    for part in chunks(ended):
+        connection.execute(update(VerdictRow).where(VerdictRow.id.in_(part)).values(open=False))
+    if extended:
+        last: Any = bindparam("b_s")
+        connection.execute(
+            update(VerdictRow)
+            .where(VerdictRow.id == bindparam("b_id"))
+            .values(
+                last_round=bindparam("b_round"), body_json=bindparam("b_body"), rounds=VerdictRow.rounds + 1,
+                last_s=case((last > VerdictRow.last_s, last), else_=VerdictRow.last_s),
+            ),
+            extended,
+        )  # fmt: skip
+    if opened:
+        connection.execute(db.insert(VerdictRow), opened)
+
+
+def write_standings(db: Database, connection: Connection, bodies: Mapping[int, str], now_s: float) -> None:
+    """Replace what we remember of these job rows."""
+    if not bodies:
+        return
+    insert = db.insert(StandingRow)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["job_id"],
+            set_={"body_json": insert.excluded.body_json, "updated_s": insert.excluded.updated_s},
+        ),
+        [{"job_id": row_id, "body_json": body, "updated_s": now_s} for row_id, body in sorted(bodies.items())],
+    )
+
+
+def standings(connection: Connection, cluster_id: int, job_ids: Iterable[JobId] | None) -> dict[JobId, Standing]:
+    """What we remember of these jobs; ``None`` = of every unfinished job."""
+    base = (
+        select(Job.slurm_id, StandingRow.body_json)
+        .join(Job, Job.id == StandingRow.job_id)
+        .where(Job.cluster_id == cluster_id, Job.current)
+    )
+    if job_ids is None:
+        pages = [base.where(Job.ended_s.is_(None))]
+    else:
+        pages = [base.where(Job.slurm_id.in_(part)) for part in chunks(sorted(set(job_ids)))]
+    return {
+        row.slurm_id: codec.from_json(Standing, row.body_json) for page in pages for row in connection.execute(page)
+    }
+
+
+_HEAD = [column for column in Round.__table__.c if column.name not in ("cluster_id", "generation")]
+
+
+def _head(row: DbRow) -> RoundHead:
+    return RoundHead(
+        row.id, row.taken_s, row.mode, row.policy, row.policy_hash, row.config_hash, row.objective, row.bound,
+        row.gap, row.stage, row.sentence, row.jobs, row.moves, json.loads(row.times_json), row.body is not None,
+    )  # fmt: skip
+
+
+def heads(
+    connection: Connection, cluster_id: int, start_s: float | None, end_s: float | None, limit: int | None
+) -> tuple[RoundHead, ...]:
+    """Rounds taken in [start, end), newest first."""
+    statement = (
+        select(*_HEAD, RoundBody.round_id.label("body"))
+        .outerjoin(RoundBody, RoundBody.round_id == Round.id)
+        .where(Round.cluster_id == cluster_id)
+        .order_by(Round.taken_s.desc())
+        .limit(limit)
+    )
+    if start_s is not None:
+        statement = statement.where(Round.taken_s >= start_s)
+    if end_s is not None:
+        statement = statement.where(Round.taken_s < end_s)
+    return tuple(_head(row) for row in connection.execute(statement))
+
+
+def stored_round(connection: Connection, cluster_id: int, round_id: int) -> StoredRound | RoundHead | None:
+    """A round with its bodies, its head alone once retention dropped them, ``None`` when there is no such round."""
+    row = connection.execute(
+        select(
+            *_HEAD, RoundBody.round_id.label("body"), RoundBody.snapshot, RoundBody.plan, RoundBody.models,
+            RoundBody.standing, ConfigText.body_json,
+        )
+        .join(ConfigText, ConfigText.hash == Round.config_hash)
+        .outerjoin(RoundBody, RoundBody.round_id == Round.id)
+        .where(Round.cluster_id == cluster_id, Round.id == round_id)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        return None
+    if row.body is None:
+        return _head(row)
+    plan_json = codec.unpack_json(row.plan)
+    models: dict[JobId, JobModel] = codec.unpack(_MODELS, row.models)
+    standing: dict[JobId, Standing] = codec.unpack(_STANDINGS, row.standing)
+    return StoredRound(
+        _head(row), codec.unpack(Snapshot, row.snapshot), codec.from_json(Plan, plan_json), plan_json, models, standing,
+        row.body_json,
+    )  # fmt: skip
+
+
+def verdicts_of(connection: Connection, cluster_id: int, job_id: JobId, limit: int) -> tuple[VerdictSpan, ...]:
+    """Verdict spans of the present owner of a Slurm id, newest first; the sentence is the latest of its span."""
+    statement = (
+        select(*VerdictRow.__table__.c)
+        .join(Job, Job.id == VerdictRow.job_id)
+        .where(Job.cluster_id == cluster_id, Job.slurm_id == job_id, Job.current)
+        .order_by(VerdictRow.last_s.desc(), VerdictRow.id.desc())
+        .limit(limit)
+    )
+    return tuple(
+        VerdictSpan(
+            codec.from_json(Verdict, row.body_json), row.first_round, row.last_round, row.first_s, row.last_s,
+            row.rounds,
+        )
+        for row in connection.execute(statement)
+    )  # fmt: skip
