@@ -1,0 +1,188 @@
+"""Job reports pooled into histories, as the store does it: sums over restarts, peaks, latest moments, restart parts.
+
+In memory, for simulations: the same reports give the same `JobHistory` as the database would. Also answers what
+similar jobs have shown so far. Must never see the truth of a simulation, only reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ..channel import JobNews
+from ..cluster import JobId
+from ..history import (
+    Gradient,
+    JobHistory,
+    JobKind,
+    MemoryPoint,
+    Observation,
+    Progress,
+    Report,
+    RestartSample,
+    SimilarHistory,
+)
+
+_RESTARTS_KEPT = 32
+_TOTALS_KEPT = 64
+
+_Key = tuple[str, int, int, float, int]
+
+
+@dataclass
+class _Job:
+    kind: JobKind
+    version: int = 0
+    sums: dict[_Key, Observation] = field(default_factory=dict)
+    gradient: Gradient | None = None
+    memory: dict[tuple[str, float], MemoryPoint] = field(default_factory=dict)
+    restarts: dict[int, RestartSample] = field(default_factory=dict)
+    progress: Progress | None = None
+    news: JobNews | None = None
+    built: JobHistory | None = None
+    ended_samples: float | None = None
+
+
+@dataclass
+class HistoryBook:
+    """Histories of all jobs of a simulation, and of similar ones; implements `HistorySource`."""
+
+    _jobs: dict[JobId, _Job] = field(default_factory=dict)
+    _by_kind: dict[JobKind, list[JobId]] = field(default_factory=dict)
+
+    def enter(self, job_id: JobId, kind: JobKind) -> None:
+        """A job is submitted: from now on its reports count."""
+        self._jobs[job_id] = _Job(kind)
+        self._by_kind.setdefault(kind, []).append(job_id)
+
+    def add(self, report: Report) -> None:
+        """Pool one report; of a job that was never entered it is dropped."""
+        job = self._jobs.get(report.job_id)
+        if job is None:
+            return
+        job.version += 1
+        job.built = None
+        for seen in report.observations:
+            key = (seen.gpu_type, seen.nodes, seen.gpus, seen.local_batch, seen.accumulation)
+            job.sums[key] = _plus(job.sums.get(key), seen)
+        job.gradient = report.gradient or job.gradient
+        job.progress = report.progress or job.progress
+        if report.memory is not None:
+            point = (report.memory.gpu_type, report.memory.local_batch)
+            before = job.memory.get(point)
+            if before is None or before.peak_bytes < report.memory.peak_bytes:
+                job.memory[point] = report.memory
+        if report.restart_sample is not None:
+            job.restarts[report.restart] = _merged(job.restarts.get(report.restart), report.restart_sample)
+        job.news = _news(job.news, report)
+        if report.event == "end" and report.progress is not None:
+            job.ended_samples = report.progress.samples
+
+    def history(self, job_id: JobId) -> JobHistory | None:
+        """Everything known of one job; the same object until a report changes it."""
+        job = self._jobs.get(job_id)
+        if job is None or not job.version:
+            return None
+        if job.built is None:
+            job.built = JobHistory(
+                job_id=job_id,
+                version=job.version,
+                observations=tuple(job.sums[key] for key in sorted(job.sums)),
+                gradient=job.gradient,
+                memory=tuple(job.memory[key] for key in sorted(job.memory)),
+                restarts=tuple(job.restarts[key] for key in sorted(job.restarts))[-_RESTARTS_KEPT:],
+                progress=job.progress,
+            )
+        return job.built
+
+    def news(self, job_id: JobId) -> JobNews | None:
+        """The latest reports in brief, as the move machine wants them."""
+        job = self._jobs.get(job_id)
+        return None if job is None else job.news
+
+    def requeued(self, job_id: JobId, restart: int, seconds: float) -> None:
+        """What the daemon sees by itself of a restart: from the kill to the new run."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.version += 1
+            job.built = None
+            job.restarts[restart] = _merged(job.restarts.get(restart), RestartSample(requeue_s=seconds))
+
+    def forget(self, job_id: JobId) -> None:
+        """An ended job's history is kept only as part of its kind."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.built = None
+
+    def similar(self, kind: JobKind) -> SimilarHistory | None:
+        """Pooled observations of the jobs of the same kind; ``None`` before the first of them has reported."""
+        found = [self._jobs[job_id] for job_id in self._by_kind.get(kind, ()) if self._jobs[job_id].version]
+        if not found:
+            return None
+        sums: dict[_Key, Observation] = {}
+        memory: dict[tuple[str, float], MemoryPoint] = {}
+        for job in found:
+            for key, seen in job.sums.items():
+                sums[key] = _plus(sums.get(key), seen)
+            memory.update(job.memory)
+        restarts = [sample for job in found for _, sample in sorted(job.restarts.items())]
+        totals = [job.ended_samples for job in found if job.ended_samples is not None]
+        gradients = [job.gradient for job in found if job.gradient is not None]
+        return SimilarHistory(
+            likeness="user+script",
+            jobs=len(found),
+            observations=tuple(sums[key] for key in sorted(sums)),
+            restarts=tuple(restarts[-_RESTARTS_KEPT:]),
+            memory=tuple(memory[key] for key in sorted(memory)),
+            gradient=gradients[-1] if gradients else None,
+            total_samples=tuple(totals[-_TOTALS_KEPT:]),
+        )
+
+
+def pooled(job_id: JobId, reports: Iterable[Report]) -> JobHistory | None:
+    """The history that some reports make; for checks against the store."""
+    book = HistoryBook()
+    book.enter(job_id, JobKind(0, ""))
+    for report in reports:
+        book.add(report)
+    return book.history(job_id)
+
+
+def _plus(one: Observation | None, other: Observation) -> Observation:
+    if one is None:
+        return other
+    return replace(
+        one,
+        count=one.count + other.count,
+        step_sum_s=one.step_sum_s + other.step_sum_s,
+        step_square_sum_s2=one.step_square_sum_s2 + other.step_square_sum_s2,
+        sync_sum_s=one.sync_sum_s + other.sync_sum_s,
+    )
+
+
+def _merged(one: RestartSample | None, other: RestartSample) -> RestartSample:
+    if one is None:
+        return other
+    return RestartSample(
+        save_s=other.save_s if other.save_s is not None else one.save_s,
+        requeue_s=other.requeue_s if other.requeue_s is not None else one.requeue_s,
+        load_s=other.load_s if other.load_s is not None else one.load_s,
+        first_step_s=other.first_step_s if other.first_step_s is not None else one.first_step_s,
+    )
+
+
+def _news(before: JobNews | None, report: Report) -> JobNews:
+    same = before is not None and before.restart == report.restart
+    samples = report.progress.samples if report.progress is not None else None
+    safe = report.progress.checkpoint_samples if report.progress is not None else None
+    save_s = None if report.restart_sample is None else report.restart_sample.save_s
+    return JobNews(
+        restart=report.restart,
+        handles_signal=report.handles_signal,
+        checkpointed_s=report.t_s
+        if report.event == "checkpointed"
+        else (before.checkpointed_s if same and before else None),
+        samples=samples,
+        checkpoint_samples=safe,
+        save_s=save_s if save_s is not None else (before.save_s if before is not None else None),
+    )
