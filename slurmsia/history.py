@@ -1,0 +1,143 @@
+"""What was measured of jobs: sufficient statistics, gradients, memory, restarts. Values only, no I/O, no models.
+
+The store keeps these, the job reports turn into these, and the models are fitted from these, so that all three agree
+on units without importing one another. Statistics are sums, never averages: they pool over restarts and runs
+by addition (SIA.md section 1, JOBS.md "Reports").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .cluster import JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Sums over ``count`` optimiser steps of one job on one shape at one batch setting.
+
+    ``local_batch``: samples per GPU and micro-batch (m); ``accumulation``: extra micro-batches per step (s);
+    ``step_sum_s``: seconds of full optimiser steps; ``step_square_sum_s2``: sum of their squares;
+    ``sync_sum_s``: part of ``step_sum_s`` spent in gradient synchronisation.
+    """
+
+    gpu_type: str
+    nodes: int
+    gpus: int
+    local_batch: float
+    accumulation: int
+    count: float
+    step_sum_s: float
+    step_square_sum_s2: float
+    sync_sum_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Gradient moments at batch scale ``scale = M / M0``: |gradient|^2 and trace of the covariance (at M0)."""
+
+    t_s: float
+    square: float
+    variance: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPoint:
+    """Peak GPU memory seen at a local batch on a type; ``total_bytes`` is the device's memory."""
+
+    gpu_type: str
+    local_batch: float
+    peak_bytes: float
+    total_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartSample:
+    """Seconds one restart really took, by part; ``None`` where a part was not seen."""
+
+    save_s: float | None = None
+    requeue_s: float | None = None
+    load_s: float | None = None
+    first_step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Latest progress: samples done, samples wanted in all (``None`` unless declared or reported), and when."""
+
+    t_s: float
+    samples: float
+    target_samples: float | None = None
+    checkpoint_samples: float | None = None
+    checkpoint_t_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobHistory:
+    """All that is known of one job so far, pooled over its runs. Version grows with every change (cache key)."""
+
+    job_id: JobId
+    version: int = 0
+    observations: tuple[Observation, ...] = ()
+    gradient: Gradient | None = None
+    memory: tuple[MemoryPoint, ...] = ()
+    restarts: tuple[RestartSample, ...] = ()
+    progress: Progress | None = None
+    throughput_only: bool = False
+    """True when the numbers come from a log regex or `slurmsia report`: batch sizes are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobKind:
+    """What makes jobs similar: same user and script, then same script (hash), then only the cluster."""
+
+    user_id: int
+    script_hash: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarHistory:
+    """Pooled observations of past jobs. ``likeness`` is "user+script", "script" or "cluster"."""
+
+    likeness: str
+    jobs: int
+    observations: tuple[Observation, ...]
+    restarts: tuple[RestartSample, ...] = ()
+    memory: tuple[MemoryPoint, ...] = ()
+    gradient: Gradient | None = None
+    total_samples: tuple[float, ...] = ()
+    """Samples that similar jobs had done when they ended by themselves."""
+    type_ratios: tuple[tuple[str, str, float, float], ...] = ()
+    """(type, reference type, ratio of 1-GPU throughput, relative standard error), from the fits of past jobs."""
+
+
+class HistorySource(Protocol):
+    """Where the estimator looks for similar jobs; implemented by the store and by the simulator."""
+
+    def similar(self, kind: JobKind) -> SimilarHistory | None:
+        """The closest history there is, or ``None``; must answer in milliseconds and never raise for absence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One line that a job wrote, after parsing and checks (JOBS.md "Reports"). Identity: (job_id, restart, seq)."""
+
+    job_id: JobId
+    restart: int
+    seq: int
+    t_s: float
+    event: str
+    """start, progress, checkpointed or end"""
+    observations: tuple[Observation, ...] = ()
+    gradient: Gradient | None = None
+    progress: Progress | None = None
+    memory: MemoryPoint | None = None
+    restart_sample: RestartSample | None = None
+    energy_j: float | None = None
+    net_bytes: float | None = None
+    handles_signal: bool = False
+    extra: tuple[tuple[str, str], ...] = field(default=())

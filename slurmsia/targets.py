@@ -1,0 +1,91 @@
+"""From settled seats to targets: what each declared job is to do, in the words of the plan. Pure.
+
+Only START, MOVE, RESIZE and SUSPEND lead to calls; a job that stays put for a reason of ours keeps, one with a move in
+flight is left alone with its new place named, so that nobody else is planned there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .declaration import Level
+from .demand import Demand, Row
+from .eligibility import Queue
+from .models.goodput import BatchOption, evaluate, keep_or_change
+from .plan import BatchChoice, Target, TargetKind
+from .settle import Settled
+
+
+def targets_of(queue: Queue, demand: Demand, value: NDArray[np.float64], settled: Settled) -> tuple[Target, ...]:
+    """One target for every declared live job, sorted by job id. ``value`` [jobs, columns] orders the moves."""
+    targets = [
+        _target(row, number, demand, value, settled)
+        for number, row in enumerate(demand.rows)
+        if row.managed is not None
+    ]
+    targets += [Target(other.job.id, TargetKind.LEAVE) for other in queue.left_alone if other.declared]
+    return tuple(sorted(targets, key=lambda target: target.job_id))
+
+
+def kind_of(row: Row, column: int, demand: Demand, moved: bool) -> TargetKind:
+    """What holding ``column`` (-1 = nothing) means for a job that holds ``row.current`` now."""
+    if row.managed is not None and row.managed.standing.in_flight is not None:
+        return TargetKind.LEAVE
+    if column < 0:
+        return TargetKind.SUSPEND if row.current >= 0 else TargetKind.QUEUE
+    if row.current < 0:
+        return TargetKind.START
+    if column == row.current:
+        return TargetKind.MOVE if moved else TargetKind.KEEP
+    before, after = demand.problem.shapes[row.current], demand.problem.shapes[column]
+    resized = before.gpu_type == after.gpu_type and before.gpus != after.gpus
+    return TargetKind.RESIZE if resized else TargetKind.MOVE
+
+
+def _target(row: Row, number: int, demand: Demand, value: NDArray[np.float64], settled: Settled) -> Target:
+    column = int(settled.choice[number])
+    kind = kind_of(row, column, demand, row.job.id in settled.moved)
+    goodput = demand.problem.matrix.goodput[number]
+    now = float(goodput[row.current]) if row.current >= 0 else 0.0
+    if column < 0:
+        if kind is TargetKind.QUEUE and _fits_nothing(row, number, demand):
+            # Its lease must run out, so that Slurm starts it as it was submitted.
+            kind = TargetKind.LEAVE
+        return Target(row.job.id, kind, current_goodput=now)
+    gain = float(value[number, column]) - (float(value[number, row.current]) if row.current >= 0 else 0.0)
+    return Target(
+        job_id=row.job.id,
+        kind=kind,
+        shape=demand.problem.shapes[column],
+        gpus_by_node=row.seats if row.fixed else settled.seats.get(row.job.id, ()),
+        batch=_batch(row, number, column, demand, kind),
+        expected_goodput=float(goodput[column]),
+        current_goodput=now,
+        urgency=round(gain, 9) if np.isfinite(gain) else 0.0,
+        pin=row.job.id in settled.pins,
+    )
+
+
+def _fits_nothing(row: Row, number: int, demand: Demand) -> bool:
+    """Nodes of its types are in service and none of their configurations is one that it may have."""
+    if row.managed is None or demand.problem.valid[number].any():
+        return False
+    wanted = row.managed.declaration.types
+    return any(free > 0 and (not wanted or gpu_type in wanted) for gpu_type, _, free in demand.node_room)
+
+
+def _batch(row: Row, number: int, column: int, demand: Demand, kind: TargetKind) -> BatchChoice | None:
+    """The best batch there; a running adaptive job changes its batch only for more than 5 % of goodput."""
+    assert row.managed is not None
+    matrix = demand.problem.matrix
+    local, extra = int(matrix.local_batch[number, column]), int(matrix.accumulation[number, column])
+    if local < 1 or row.managed.declaration.level is not Level.ADAPTIVE:
+        return None
+    best, present = BatchChoice(local, extra), row.managed.standing.batch
+    if kind is not TargetKind.KEEP or present is None or present == best:
+        return best
+    shape = demand.problem.shapes[column]
+    held = evaluate(row.model, shape, present.local_batch, present.accumulation)
+    offered = BatchOption(local, extra, float(matrix.throughput[number, column]), float(matrix.goodput[number, column]))
+    return present if keep_or_change(held, offered) is held else best

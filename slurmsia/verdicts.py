@@ -1,0 +1,235 @@
+"""One verdict per live job and one sentence per round: what was decided, by which numbers, and what would change it.
+
+Words only: nothing here decides anything. Every sentence is complete for a user who sees nothing but that sentence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cluster import NodeState, Snapshot
+from .config import Config
+from .demand import Demand, Row
+from .eligibility import Managed, Queue
+from .plan import Alternative, Target, TargetKind, Verdict
+from .settle import Settled
+
+#: Configurations named beside the chosen one.
+_ALTERNATIVES = 3
+#: Values closer than this are a tie.
+_TIE = 1e-9
+
+
+def verdicts_of(
+    queue: Queue,
+    demand: Demand,
+    asked: NDArray[np.int64],
+    value: NDArray[np.float64],
+    settled: Settled,
+    targets: tuple[Target, ...],
+    config: Config,
+) -> tuple[Verdict, ...]:
+    """One verdict for every live job, sorted by job id; ``asked`` is what the solver chose before placement."""
+    again_s = config.policy.round_s
+    by_job = {target.job_id: target for target in targets}
+    verdicts = [
+        Verdict(other.job.id, other.code, other.sentence, term="eligibility", look_again_s=again_s)
+        for other in queue.left_alone
+    ]
+    # The best few columns of every row at once: -inf columns are never named.
+    ranked = np.argsort(-value, axis=1, kind="stable")[:, : _ALTERNATIVES + 1] if value.size else value.astype(int)
+    for number, row in enumerate(demand.rows):
+        if row.managed is not None:
+            speech = _Speech(number, row, row.managed, demand, value, settled, by_job[row.job.id], int(asked[number]))
+            verdicts.append(speech.verdict(ranked[number].tolist(), again_s))
+    return tuple(sorted(verdicts, key=lambda verdict: verdict.job_id))
+
+
+class _Speech:
+    """What is said about one managed job."""
+
+    def __init__(
+        self,
+        number: int,
+        row: Row,
+        managed: Managed,
+        demand: Demand,
+        value: NDArray[np.float64],
+        settled: Settled,
+        target: Target,
+        asked: int,
+    ) -> None:
+        self.row, self.managed, self.target = row, managed, target
+        self.shapes = demand.problem.shapes
+        self.goodput = demand.problem.matrix.goodput[number]
+        self.value = value[number]
+        self.column = int(settled.choice[number])
+        self.dropped = settled.dropped.get(row.job.id, "")
+        self.asked = asked
+        self.moved = row.job.id in settled.moved
+
+    def verdict(self, best: list[int], again_s: float) -> Verdict:
+        code, sentence, term, would_change = self._said()
+        return Verdict(
+            job_id=self.row.job.id,
+            code=code,
+            sentence=sentence,
+            term=term,
+            alternatives=self._alternatives(best),
+            would_change=would_change,
+            look_again_s=again_s,
+        )
+
+    def _said(self) -> tuple[str, str, str, str]:
+        kind, target, managed = self.target.kind, self.target, self.managed
+        if managed.stays:
+            shape = f"{target.shape}: " if target.shape is not None else ""
+            verb = "is moving to" if managed.stays_code == "moving" else "keeps"
+            change = {"young": "a run that is old enough", "restoring": "its first progress report"}
+            return (
+                managed.stays_code,
+                f"{verb} {shape}{managed.stays}",
+                "pin",
+                change.get(managed.stays_code, "a new run of the job"),
+            )
+        if kind is TargetKind.KEEP:
+            why = f" (wanted {self.shapes[self.asked]}: {self.dropped})" if self._lost() else ""
+            return "keeps", f"keeps {target.shape} at {_rate(target.expected_goodput)}{why}", *self._why_kept()
+        if kind is TargetKind.START:
+            why = f" (wanted {self.shapes[self.asked]}: {self.dropped})" if self._lost() else ""
+            expected = f"expected goodput {_rate(target.expected_goodput)}"
+            return "starts", f"starts on {target.shape}: {expected}{why}", "goodput", ""
+        fits_nothing = kind is TargetKind.LEAVE and target.shape is None and managed.standing.in_flight is None
+        if kind is TargetKind.QUEUE or fits_nothing:
+            if self.dropped and self.asked >= 0:
+                return "waits-for-capacity", f"waits: {self.dropped}", "placement", "GPUs freed on one node"
+            if not np.isfinite(self.value).any():
+                return "no-configuration", self._no_configuration(), "declaration", "a wider gpus= or types="
+            wanted = self.shapes[int(np.argmax(self.value))]
+            return (
+                "waits-for-capacity",
+                f"waits: the GPUs are worth more to other jobs; it would best run on {wanted}",
+                "capacity",
+                f"{wanted.gpus} free {wanted.gpu_type}, or other jobs ending",
+            )
+        if kind is TargetKind.SUSPEND:
+            held = self.shapes[self.row.current]
+            if not np.isfinite(self.value[self.row.current]):
+                return "budget-spent", f"gives up {held}: its own limits leave no configuration", "budget", ""
+            return (
+                "gives-way",
+                f"gives up {held} at {_rate(target.current_goodput)}: worth more to others",
+                "capacity",
+                "",
+            )
+        return self._moves()
+
+    def _moves(self) -> tuple[str, str, str, str]:
+        target, before = self.target, self.shapes[self.row.current]
+        now, then = target.current_goodput, target.expected_goodput
+        cost_s = self.row.model.restart.mean_s
+        if self.moved:
+            nodes = ",".join(name for name, _ in target.gpus_by_node)
+            sentence = (
+                f"moves to {nodes} with {before}, so that a larger job finds room; costs a restart of {cost_s:.0f} s"
+            )
+            return "moves", sentence, "placement", ""
+        verb = "resizes" if target.kind is TargetKind.RESIZE else "moves"
+        rates = f"goodput {_number(now)} -> {_number(then)} samples/s"
+        if then > now * (1 + _TIE):
+            back_s = cost_s * now / (then - now)
+            effect = f"pays back the {cost_s:.0f} s restart in {_duration(back_s)}"
+        else:
+            effect = f"makes room for other jobs, at a restart of {cost_s:.0f} s"
+        return verb, f"{verb} from {before} to {target.shape}: {rates} {effect}", "goodput", ""
+
+    def _why_kept(self) -> tuple[str, str]:
+        if self._lost():
+            return "placement", "room for its better configuration"
+        better = [
+            column
+            for column in np.flatnonzero(np.isfinite(self.value)).tolist()
+            if column != self.column and self.goodput[column] > self.goodput[self.column] * (1 + _TIE)
+        ]
+        if not better:
+            return "goodput", "a faster configuration than any known for it now"
+        best = max(better, key=lambda column: float(self.goodput[column]))
+        if self.value[best] > self.value[self.column] + _TIE:
+            return "capacity", f"{self.shapes[best]} becoming free"
+        return "restart-cost", f"a larger gain on {self.shapes[best]} over its restart"
+
+    def _no_configuration(self) -> str:
+        declared = self.managed.declaration
+        kinds = f" of types {','.join(declared.types)}" if declared.types else ""
+        return (
+            f"waits: no configuration with {declared.min_gpus}-{declared.max_gpus} GPUs{kinds} fits the nodes, "
+            "partitions, limits, CPUs and memory it may use"
+        )
+
+    def _alternatives(self, best: list[int]) -> tuple[Alternative, ...]:
+        chosen = self.value[self.column] if self.column >= 0 else 0.0
+        named: list[Alternative] = []
+        for column in best:
+            worth = self.value[column]
+            if column == self.column or not np.isfinite(worth) or len(named) == _ALTERNATIVES:
+                continue
+            if self.dropped and column == self.asked:
+                why = self.dropped
+            elif worth > chosen + _TIE:
+                why = "its GPUs are worth more to other jobs"
+            elif self.row.current >= 0 and self.goodput[column] > self.goodput[self.row.current]:
+                why = "the gain does not earn its restart"
+            else:
+                why = "worth less"
+            named.append(Alternative(self.shapes[column], float(self.goodput[column]), why))
+        return tuple(named)
+
+    def _lost(self) -> bool:
+        return bool(self.dropped) and self.asked >= 0 and self.asked != self.column
+
+
+def round_sentence(
+    snapshot: Snapshot, queue: Queue, targets: tuple[Target, ...], policy: str, stage: str, gap: float
+) -> str:
+    """The round in one sentence: counts of what happens, GPUs used of those there are, and how sure the choice is."""
+    counts = {kind: sum(1 for target in targets if target.kind is kind) for kind in TargetKind}
+    words = [
+        f"{counts[kind]} {word}"
+        for kind, word in (
+            (TargetKind.KEEP, "keep"),
+            (TargetKind.START, "start"),
+            (TargetKind.MOVE, "move"),
+            (TargetKind.RESIZE, "resize"),
+            (TargetKind.SUSPEND, "give way"),
+            (TargetKind.QUEUE, "wait"),
+            (TargetKind.LEAVE, "are left alone"),
+        )
+        if counts[kind]
+    ]
+    neighbours = sum(1 for other in queue.left_alone if not other.declared)
+    gpus = sum(node.gpus for node in snapshot.nodes if node.state is not NodeState.UNUSABLE)
+    used = sum(target.shape.gpus for target in targets if target.shape is not None and target.gpus_by_node)
+    others = f" beside {neighbours} undeclared" if neighbours else ""
+    jobs = f"{len(targets)} declared job{'' if len(targets) == 1 else 's'}{others}"
+    done = ", ".join(words) or "nothing to decide"
+    sure = f", gap {gap:.1e}" if stage in ("core", "greedy", "previous") and gap > 0 else ""
+    return f"{jobs}: {done}; {used} of {gpus} GPUs; {policy} ({stage}{sure})."
+
+
+def _rate(goodput: float) -> str:
+    return f"{_number(goodput)} samples/s"
+
+
+def _number(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
