@@ -1,0 +1,161 @@
+"""``slurmsia bench spool``: reading a spool that hostile users have filled, beside the same spool without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slurmsia.cluster import Allocation
+from slurmsia.config import JobsSection
+from slurmsia.job.spool import Expected, SpoolReader
+
+_HELD = Allocation("a100", (("n1", 4), ("n2", 4)))
+
+
+@click.command("spool")
+@click.option("--jobs", default=1000, show_default=True, type=click.IntRange(1), help="Honest running jobs.")
+@click.option("--strays", default=100_000, show_default=True, type=click.IntRange(0), help="Files of nobody.")
+@click.option("--polls", default=20, show_default=True, type=click.IntRange(1), help="Rounds to read.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where to build it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json: bool) -> None:
+    """Time and memory of reading JOBS files a round, alone and among links, FIFOs, floods and STRAYS other files.
+
+    \b
+    Example:
+      slurmsia bench spool --strays 1000000 --json
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as path:
+        honest = _measure(Path(path) / "honest", jobs, 0, polls, hostile=False)
+        besieged = _measure(Path(path) / "besieged", jobs, strays, polls, hostile=True)
+    result = {
+        "schema": 1,
+        "jobs": jobs,
+        "strays": strays,
+        "honest_ms": honest["median_ms"],
+        "hostile_ms": besieged["median_ms"],
+        "hostile_max_ms": besieged["max_ms"],
+        "ratio": besieged["median_ms"] / honest["median_ms"],
+        "memory_growth_mb": besieged["growth_mb"],
+        "reports": besieged["reports"],
+        "reports_expected": jobs * polls,
+        "problems": besieged["problems"],
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{jobs} jobs a round: {result['honest_ms']:.1f} ms alone, {result['hostile_ms']:.1f} ms among {strays} strays "
+        f"and {len(besieged['problems'])} hostile jobs (longest {result['hostile_max_ms']:.1f} ms), "
+        f"{result['memory_growth_mb']:.1f} MB more memory, {result['reports']} of {jobs * polls} honest lines read"
+    )
+    for job, sentences in besieged["problems"].items():
+        click.echo(f"  {job}: {'; '.join(sentences)}")
+
+
+def _measure(path: Path, jobs: int, strays: int, polls: int, hostile: bool) -> dict[str, Any]:
+    reports = path / "reports"
+    reports.mkdir(parents=True)
+    uid = os.getuid()
+    known = {(str(job), 0): Expected(uid, _HELD) for job in range(1, jobs + 1)}
+    for number in range(strays):
+        os.close(os.open(reports / f"{10**9 + number}.0.{uid}.jsonl", os.O_CREAT | os.O_WRONLY))
+    if hostile:
+        known.update(_besiege(reports, uid))
+    reader = SpoolReader(path, JobsSection())
+    times_ms: list[float] = []
+    read = 0
+    problems: dict[str, tuple[str, ...]] = {}
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for turn in range(polls):
+        for job in range(1, jobs + 1):
+            with (reports / f"{job}.0.{uid}.jsonl").open("ab") as file:
+                file.write(_line(job, turn))
+        with _attacked(reports, uid, hostile):
+            begun = time.perf_counter()
+            batch = reader.poll(known)
+            times_ms.append((time.perf_counter() - begun) * 1e3)
+        read += sum(int(report.job_id) <= jobs for report in batch.reports)
+        for job_id, sentences in batch.problems.items():
+            problems[job_id] = sentences
+    for _ in range(3):
+        read += sum(int(report.job_id) <= jobs for report in reader.poll(known).reports)
+    after_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "median_ms": statistics.median(times_ms),
+        "max_ms": max(times_ms),
+        "growth_mb": (after_kb - before_kb) / 1e3,
+        "reports": read,
+        "problems": problems,
+    }
+
+
+def _line(job: int, seq: int) -> bytes:
+    steps = [{"local": 32, "accum": 0, "n": 410, "step": 61.2, "step2": 9.15, "sync": 11.8}]
+    record = {"v": 1, "job": job, "restart": 0, "seq": seq, "t": time.time(), "ev": "progress", "steps": steps}
+    return json.dumps(record).encode() + b"\n"
+
+
+def _besiege(reports: Path, uid: int) -> dict[tuple[str, int], Expected]:
+    """One known job for every kind of attack; ids from 900001 on."""
+
+    def file(job: int) -> Path:
+        return reports / f"{job}.0.{uid}.jsonl"
+
+    file(900001).symlink_to("/etc/passwd")
+    os.mkfifo(file(900002))
+    file(900003).symlink_to("/dev/zero")
+    with suppress(OSError):
+        os.mknod(file(900004), 0o020666, os.makedev(1, 5))
+    with file(900005).open("wb") as sparse:
+        sparse.truncate(10 * 10**9)
+    bad = {
+        900006: b"[" * 10_000,
+        900007: b'{"v":1,"x":NaN}',
+        900008: b'{"v":' + b"9" * 10_000 + b"}",
+        900009: b"\xff\xfe\xff",
+        900010: b"\0" * 5_000_000,
+        900011: b'{"v":1}\n' * 500_000,
+    }
+    for job, content in bad.items():
+        file(job).write_bytes(content + b"\n")
+    file(900012).mkdir()
+    file(900013).write_bytes(_line(900013, 0))
+    known = {(str(job), 0): Expected(uid, _HELD) for job in range(900001, 900014)}
+    other = reports / f"900014.0.{uid + 1}.jsonl"
+    other.write_bytes(_line(900014, 0))
+    known["900014", 0] = Expected(uid + 1, _HELD)
+    return known
+
+
+@contextmanager
+def _attacked(reports: Path, uid: int, hostile: bool) -> Iterator[None]:
+    """While a poll runs, another process swaps a report file for a link and back as fast as it can."""
+    if not hostile:
+        yield
+        return
+    name = reports / f"900013.0.{uid}.jsonl"
+    child = os.fork()
+    if child == 0:
+        link, plain = Path(f"{name}.link"), Path(f"{name}.plain")
+        while True:
+            with suppress(OSError):
+                link.symlink_to("/etc/passwd")
+                os.rename(link, name)
+                plain.write_bytes(_line(900013, 0))
+                os.rename(plain, name)
+    try:
+        yield
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
