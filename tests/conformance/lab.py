@@ -1,0 +1,286 @@
+"""The two laboratories of the conformance suite: an emulated cluster, and a live Slurm seen from its controller.
+
+Both offer the same few verbs to the tests: submit a job as a user would, wait for what Slurm shows, and look at what a
+step of the job really gets. The client under test is `Lab.client`; nothing else may be used to observe the result.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from slurmsia.cluster import GpuForm, Job, JobId, JobState, Request
+from slurmsia.config import Config
+from slurmsia.slurm.client import SlurmClient
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a test submits, in sbatch's words."""
+
+    gpus: int = 1
+    nodes: int = 1
+    form: GpuForm = GpuForm.PER_NODE_UNTYPED
+    gpu_type: str | None = None
+    feature: str = ""
+    tasks_per_node: int | None = 1
+    cpus_per_task: int | None = None
+    exclusive: bool = False
+    whole_memory: bool = False
+    held: bool = False
+    begin_in_s: float | None = None
+    requeue: bool = True
+    partitions: tuple[str, ...] = ("batch",)
+    comment: str = ""
+    name: str = "conformance"
+    array: str = ""
+    after: JobId = ""
+    time_limit_min: int = 30
+    script: str = "while :; do sleep 1; done"
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What a step on one node sees: its GPUs, CPUs and memory (MB; ``None`` where Slurm does not say)."""
+
+    node: str
+    gpus: int
+    cpus: int
+    memory_mb: int | None
+
+
+class Lab(Protocol):
+    client: SlurmClient
+    live: bool
+
+    def submit(self, ask: Ask) -> JobId: ...
+
+    def cancel(self, job_id: JobId) -> None: ...
+
+    def pass_time(self, seconds: float) -> None: ...
+
+    def step(self, job_id: JobId) -> list[StepView]: ...
+
+    def clean(self) -> None: ...
+
+
+def job_of(lab: Lab, job_id: JobId) -> Job | None:
+    return next((job for job in lab.client.jobs().jobs if job.id == job_id), None)
+
+
+def wait_for(lab: Lab, job_id: JobId, reached: Callable[[Job], bool], what: str, timeout_s: float = 40.0) -> Job:
+    """The job as soon as it is as wanted; `AssertionError` with its last state otherwise."""
+    end = lab.client.now_s() + timeout_s
+    while True:
+        job = job_of(lab, job_id)
+        if job is not None and reached(job):
+            return job
+        assert lab.client.now_s() < end, f"job {job_id} never became {what}; last seen: {job}"
+        lab.pass_time(0.25)
+
+
+def running(job: Job) -> bool:
+    return job.state is JobState.RUNNING and not job.completing
+
+
+def editable(job: Job) -> bool:
+    return job.state is JobState.PENDING and not job.completing
+
+
+@dataclass
+class LiveLab:
+    """A live Slurm, driven from a node that has its commands, as SlurmUser."""
+
+    client: SlurmClient
+    live: bool = True
+    _ids: list[str] = field(default_factory=list)
+    _folder: Path = field(default_factory=lambda: Path("/home") / os.environ.get("SLURMSIA_CONFORMANCE_HOME", "slurm"))
+
+    def submit(self, ask: Ask) -> JobId:
+        options = [f"--job-name={ask.name}", f"--partition={','.join(ask.partitions)}", f"--nodes={ask.nodes}"]
+        typed = f"{ask.gpu_type}:" if ask.gpu_type else ""
+        per_node = ask.gpus // ask.nodes
+        options += {
+            GpuForm.PER_NODE_UNTYPED: [f"--gres=gpu:{per_node}"],
+            GpuForm.PER_NODE_TYPED: [f"--gres=gpu:{typed}{per_node}"],
+            GpuForm.TOTAL: [f"--gpus={typed}{ask.gpus}"],
+            GpuForm.PER_TASK: [f"--gpus-per-task={typed}1", f"--ntasks={ask.gpus}"],
+            GpuForm.NONE: [],
+        }[ask.form]
+        if ask.tasks_per_node is not None and ask.form is not GpuForm.PER_TASK:
+            options.append(f"--ntasks-per-node={ask.tasks_per_node}")
+        if ask.cpus_per_task is not None:
+            options.append(f"--cpus-per-task={ask.cpus_per_task}")
+        options += ["--exclusive"] if ask.exclusive else []
+        options += ["--mem=0"] if ask.whole_memory else ["--mem=100"]
+        options += ["--hold"] if ask.held else []
+        options += [f"--begin=now+{int(ask.begin_in_s)}"] if ask.begin_in_s is not None else []
+        options += ["--requeue"] if ask.requeue else ["--no-requeue"]
+        options += [f"--comment={ask.comment}"] if ask.comment else []
+        options += [f"--constraint={ask.feature}"] if ask.feature else []
+        options += [f"--array={ask.array}"] if ask.array else []
+        options += [f"--dependency=afterok:{ask.after}"] if ask.after else []
+        options += [f"--time={ask.time_limit_min}", "--output=/dev/null", "--open-mode=append"]
+        seen = f"{self._folder}/step.$SLURM_JOB_ID"
+        view = (
+            f"srun --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 bash -c 'echo \"$SLURMD_NODENAME "
+            f"$SLURM_STEP_GPUS,$SLURM_JOB_GPUS,$CUDA_VISIBLE_DEVICES $SLURM_CPUS_ON_NODE $SLURM_MEM_PER_NODE\"' "
+            f">{seen}.$SLURM_RESTART_COUNT.tmp; mv {seen}.$SLURM_RESTART_COUNT.tmp {seen}.${{SLURM_RESTART_COUNT:-0}}"
+        )
+        mend = (
+            "unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_TRES_PER_TASK"
+        )
+        script = f"#!/bin/bash\n{mend}\n{view}\n{ask.script}\n"
+        done = subprocess.run(
+            ["sbatch", "--parsable", *options],
+            input=script,
+            capture_output=True,
+            text=True,
+            cwd=self._folder,
+            check=False,
+        )
+        assert done.returncode == 0, f"sbatch {' '.join(options)}: {done.stderr}"
+        job_id = done.stdout.split()[-1].split(";")[0]
+        self._ids.append(job_id)
+        return job_id
+
+    def cancel(self, job_id: JobId) -> None:
+        subprocess.run(["scancel", job_id], check=False, capture_output=True)
+
+    def pass_time(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def step(self, job_id: JobId) -> list[StepView]:
+        job = wait_for(self, job_id, running, "running")
+        plain = job_id.split("_", maxsplit=1)[0]
+        restarts = str(job.restarts) if job.restarts else "0"
+        file = self._folder / f"step.{plain}.{restarts}"
+        end = time.monotonic() + 30
+        while not file.exists():
+            assert time.monotonic() < end, f"the step of job {job_id} (restart {restarts}) never reported to {file}"
+            time.sleep(0.2)
+        views = []
+        for line in file.read_text().splitlines():
+            node, gpus, cpus, memory = [*line.split(" "), "", "", ""][:4]
+            lists = [part for part in gpus.split(",") if part]
+            views.append(StepView(node, len(set(lists)), int(cpus or 0), int(memory) if memory.isdigit() else None))
+        return sorted(views, key=lambda view: view.node)
+
+    def clean(self) -> None:
+        if self._ids:
+            subprocess.run(["scancel", *self._ids], check=False, capture_output=True)
+        end = time.monotonic() + 30
+        mine = {job_id.split("_", maxsplit=1)[0] for job_id in self._ids}
+        while time.monotonic() < end:
+            alive = [
+                job
+                for job in self.client.jobs().jobs
+                if job.id.split("_", maxsplit=1)[0] in mine and (job.state is not JobState.ENDED or job.completing)
+            ]
+            if not alive:
+                break
+            time.sleep(0.3)
+        self._ids.clear()
+
+
+@dataclass
+class EmulatorLab:
+    """An emulated cluster of the same nodes as the live test cluster, on a virtual clock."""
+
+    emulator: object
+    client: SlurmClient
+    live: bool = False
+    _ids: list[str] = field(default_factory=list)
+
+    def submit(self, ask: Ask) -> JobId:
+        from slurmsia.slurm.emulator import Emulator, NeverEnding, Submission
+
+        assert isinstance(self.emulator, Emulator)
+        tasks = (ask.tasks_per_node or 1) * ask.nodes
+        cpus = tasks * (ask.cpus_per_task or 1)
+        request = Request(
+            nodes=ask.nodes,
+            tasks=tasks,
+            cpus=cpus,
+            memory_mb=0 if ask.whole_memory else 100 * ask.nodes,
+            gpus=ask.gpus,
+            gpu_type=ask.gpu_type,
+            gpu_form=ask.form,
+            features=ask.feature,
+            exclusive=ask.exclusive,
+            tasks_per_node=ask.tasks_per_node,
+            cpus_per_task=ask.cpus_per_task,
+        )
+        now_s = self.emulator.now_s
+        submission = Submission(
+            request=request,
+            name=ask.name,
+            partitions=ask.partitions,
+            comment=ask.comment,
+            time_limit_s=ask.time_limit_min * 60.0,
+            begin_s=None if ask.begin_in_s is None else now_s + ask.begin_in_s,
+            held=ask.held,
+            requeue=ask.requeue,
+            dependency=(ask.after,) if ask.after else (),
+            kind="" if ask.requeue else "it was submitted with --no-requeue",
+        )
+        if ask.array:
+            low, _, high = ask.array.partition("-")
+            tasks_of = [NeverEnding() for _ in range(int(low), int(high) + 1)]
+            ids = self.emulator.submit_array(submission, tasks_of)
+            self._ids += ids
+            return ids[0].split("_", maxsplit=1)[0]
+        job_id = self.emulator.submit(submission, NeverEnding())
+        self._ids.append(job_id)
+        return job_id
+
+    def cancel(self, job_id: JobId) -> None:
+        self.emulator.user_cancel(job_id)  # type: ignore[attr-defined]
+
+    def pass_time(self, seconds: float) -> None:
+        self.emulator.advance(seconds)  # type: ignore[attr-defined]
+
+    def step(self, job_id: JobId) -> list[StepView]:
+        job = wait_for(self, job_id, running, "running")
+        assert job.allocation is not None
+        share = -(-job.request.cpus // job.request.nodes)
+        memory = None if job.request.memory_mb is None else job.request.memory_mb // job.request.nodes
+        return [StepView(node, gpus, share, memory) for node, gpus in job.allocation.gpus_by_node]
+
+    def clean(self) -> None:
+        for job_id in self._ids:
+            self.cancel(job_id)
+        self.pass_time(60.0)
+        self._ids.clear()
+
+
+TEST_SITE = Config.model_validate(
+    {
+        "slurm": {"accept_pyslurm_of_another_release": True, "writes_per_s": 50},
+        "gpu_types": {name: {"feature": name} for name in ("t4", "rtx", "a100")},
+    }
+)
+
+
+def make_lab(kind: str) -> Lab:
+    """The laboratory of a client: "emulator", "command", "command-text" (no JSON) or "pyslurm"."""
+    if kind in ("command", "command-text"):
+        from slurmsia.slurm.command import CommandClient
+
+        return LiveLab(CommandClient(TEST_SITE, text=kind == "command-text"))
+    if kind == "pyslurm":
+        from slurmsia.slurm.pyslurm_client import PyslurmClient
+
+        return LiveLab(PyslurmClient(TEST_SITE))
+    from slurmsia.slurm.emulator import Emulator, make_cluster
+
+    spec = make_cluster([("a100", 1, 8), ("rtx", 2, 8), ("t4", 3, 4)])
+    nodes = tuple(replace(node, partitions=frozenset({"batch"})) for node in spec.nodes)
+    partition = replace(spec.partitions[0], name="batch", nodes=frozenset(node.name for node in nodes))
+    emulator = Emulator(replace(spec, nodes=nodes, partitions=(partition,)))
+    return EmulatorLab(emulator, emulator.client())

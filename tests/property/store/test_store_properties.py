@@ -1,0 +1,115 @@
+"""Properties of the store: canonical bodies round-trip to the byte, and ingest counts every report once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slurmsia.cluster import Snapshot
+from slurmsia.history import JobKind, Observation, Report
+from slurmsia.models.base import JobModel
+from slurmsia.plan import Plan
+from slurmsia.standing import Standing
+from slurmsia.store import ReportContext, Store, codec
+
+_SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    float: st.floats(allow_nan=False),
+    int: st.integers(-(2**40), 2**40),
+    bool: st.booleans(),
+    str: st.text(max_size=8),
+}
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:
+    """Any value of a type, from its annotations alone: a new field is tested without a change here."""
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if kind is type(None):
+        return st.none()
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return st.one_of(*(_values(member) for member in inner))
+    if origin is tuple and inner[-1] is Ellipsis:
+        return st.lists(_values(inner[0]), max_size=2).map(tuple)
+    if origin is tuple:
+        return st.tuples(*(_values(member) for member in inner))
+    if origin is frozenset:
+        return st.frozensets(_values(inner[0]), max_size=2)
+    if origin is Mapping:
+        return st.dictionaries(_values(inner[0]), _values(inner[1]), max_size=2)
+    if issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{field.name: _values(hints[field.name]) for field in fields(kind) if field.compare})
+
+
+def _round_trips(kind: Any, value: Any) -> None:
+    body = codec.to_json(kind, value)
+    again = codec.from_json(kind, body)
+    assert again == value
+    assert codec.to_json(kind, again) == body
+    assert codec.unpack(kind, codec.pack(kind, value)) == value
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(_values(Plan), _values(Standing))
+def test_plans_and_standing_round_trip_to_the_byte(plan: Plan, standing: Standing) -> None:
+    _round_trips(Plan, plan)
+    _round_trips(Standing, standing)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(_values(JobModel))
+def test_models_round_trip_to_the_byte(model: JobModel) -> None:
+    _round_trips(JobModel, model)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(_values(Snapshot))
+def test_snapshots_round_trip_to_the_byte(snapshot: Snapshot) -> None:
+    _round_trips(Snapshot, snapshot)
+
+
+def _report(job: int, restart: int, seq: int) -> Report:
+    step = Observation("a100", 1, 1, 32.0, 0, float(2**seq), 1.0, 1.0)
+    return Report(str(job), restart, seq, 200.0 + 100 * restart + seq, "progress", (step,))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 5)), max_size=12),
+        min_size=1, max_size=6,
+    )
+)  # fmt: skip
+def test_no_report_counts_twice_and_every_accepted_one_counts(batches: list[list[tuple[int, int, int]]]) -> None:
+    context = ReportContext(user_id=7, submit_s=100.0, script_hash="abc")
+    sums = {"1": 0.0, "2": 0.0}
+    highest: dict[tuple[int, int], int] = {}
+    with Store.open("sqlite://") as store:
+        for batch in batches:
+            expected = 0
+            for job, restart, seq in sorted(set(batch)):
+                if seq > highest.get((job, restart), -1):
+                    highest[(job, restart)] = seq
+                    sums[str(job)] += 2.0**seq
+                    expected += 1
+            result = store.ingest([(_report(*key), context) for key in batch])
+            assert (result.accepted, result.duplicates, result.rejected) == (expected, len(batch) - expected, ())
+        known = store.history(["1", "2"])
+        for job_id, total in sums.items():
+            seen = known[job_id].observations if job_id in known else ()
+            assert sum(observation.count for observation in seen) == total
+        similar = [kind.count for kind in _pooled(store)]
+        assert sum(similar) == sum(sums.values())
+
+
+def _pooled(store: Store) -> tuple[Observation, ...]:
+    found = store.similar(JobKind(7, "abc"))
+    return found.observations if found is not None else ()
