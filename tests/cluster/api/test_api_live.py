@@ -1,0 +1,135 @@
+"""The API of a real daemon on a real cluster, asked by ordinary users from a node over TCP with MUNGE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from harness import PROJECT, VENV_PYTHON, ClusterHandle
+from live import LiveDaemon
+
+pytestmark = [pytest.mark.slurm("forky"), pytest.mark.timeout(240)]
+
+PORT = 7843
+NODE = "compute-t4"
+DECLARED = "--comment=sia: gpus=1-4 signal=USR1@20"
+SLURMSIA = ["env", "-C", PROJECT, VENV_PYTHON, "-c", "from slurmsia_cli.main import main; main()"]
+#: Asks once with a credential made by the caller: argv = host, how. Prints status and sentence.
+ASK = """
+import http.client, json, sys, time
+from slurmsia import credential
+host, how = sys.argv[1:3]
+made = credential.encode(credential.digest("GET", "/v1/status", b""))
+headers = {} if how == "none" else {"Authorization": "MUNGE " + made}
+if how == "forged":
+    middle = len(made) // 2
+    headers["Authorization"] = "MUNGE " + made[:middle] + ("A" if made[middle] != "A" else "B") + made[middle + 1:]
+if how == "expired":
+    time.sleep(5)
+for turn in range(2 if how == "replayed" else 1):
+    connection = http.client.HTTPConnection(host, int(sys.argv[3]), timeout=10)
+    connection.request("GET", "/v1/status", headers=headers)
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+print(json.dumps([answer.status, body.get("detail", "")]))
+"""
+
+
+@pytest.fixture
+def daemon(cluster: ClusterHandle) -> Iterator[LiveDaemon]:
+    """A daemon with its API on TCP; jobs are private."""
+    cluster.set_extra_config("PrivateData=jobs\n")
+    made = LiveDaemon(cluster, {"api.socket": "", "api.listen": f"0.0.0.0:{PORT}", "api.credential_age_s": 4.0})
+    made.prepare()
+    made.start()
+    cluster.wait_for(lambda: ask(cluster, "good")[0] == 200, 20, "the API to answer on TCP")
+    yield made
+    made.stop()
+    cluster.set_extra_config("")
+
+
+def ask(cluster: ClusterHandle, how: str, user: str = "alice") -> tuple[int, str]:
+    done = cluster.run(
+        ["env", "-C", PROJECT, VENV_PYTHON, "-c", ASK, "controller", how, str(PORT)],
+        user=user,
+        container=NODE,
+        check=False,
+    )
+    if done.returncode != 0:
+        return 0, done.stderr
+    status, sentence = json.loads(done.stdout)
+    return int(status), str(sentence)
+
+
+def slurmsia(cluster: ClusterHandle, *words: str, user: str = "alice") -> tuple[int, str, str]:
+    done = cluster.run(
+        [*SLURMSIA, *words], user=user, container=NODE, check=False,
+        env={"SLURMSIA_API": f"http://controller:{PORT}", "LANG": "C.UTF-8"},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_user_on_a_node_can_use_every_command_and_nothing_that_is_not_his(
+    cluster: ClusterHandle, daemon: LiveDaemon
+) -> None:
+    mine = cluster.sbatch("-p", "elastic", "--gres=gpu:1", "--requeue", DECLARED, wrap="sleep 200", user="alice")
+    others = cluster.sbatch("-p", "elastic", "--gres=gpu:1", "--requeue", DECLARED, wrap="sleep 200", user="bob")
+
+    def decided() -> bool:
+        code, out, _ = slurmsia(cluster, "jobs", "--json")
+        return code == 0 and any(row["verdict"] for row in json.loads(out)["jobs"] if row["job_id"] == str(mine))
+
+    cluster.wait_for(decided, 60, "a verdict on alice's job", every=1.0)
+    for words in (
+        ("status",), ("jobs",), ("jobs", "--me"), ("job", str(mine)), ("why", str(mine)), ("gpus",), ("plan", "--all"),
+        ("estimate", str(mine)), ("history",), ("history", "-j", str(mine)), ("rounds", "-n", "3"), ("models",),
+        ("policy", "show"),
+    ):  # fmt: skip
+        code, out, err = slurmsia(cluster, *words)
+        assert code == 0, f"{words}: {err}"
+        assert out.strip(), words
+        assert str(others) not in out.split(), f"{words} shows bob's job"
+    for words in (
+        ("job", str(others)),
+        ("why", str(others)),
+        ("estimate", str(others)),
+        ("history", "-j", str(others)),
+    ):
+        code, out, err = slurmsia(cluster, *words)
+        assert code == 5, f"{words}: {out}"
+        assert "that you may see" in err
+
+    for words in (("pause",), ("resume",), ("reconfigure",), ("pin", str(mine)), ("release", str(mine))):
+        code, _, err = slurmsia(cluster, *words)
+        assert code == 4, words
+        assert "is for operators" in err
+        assert "alice" in err
+
+    code, out, err = slurmsia(cluster, "pause", "a", "test", user="slurm")
+    assert code == 0, err
+    cluster.wait_for(lambda: "paused" in slurmsia(cluster, "status")[1], 20, "the pause to be shown", every=1.0)
+    assert "paused by slurm: a test" in slurmsia(cluster, "status")[1]
+    assert slurmsia(cluster, "resume", user="slurm")[0] == 0
+    rows = daemon.query("select who, what from operator_actions order by t_s")
+    assert ["slurm", "pause"] in rows
+    assert all(row[0] != "alice" for row in rows)
+
+
+def test_no_forged_expired_or_replayed_credential_is_let_in(cluster: ClusterHandle, daemon: LiveDaemon) -> None:
+    assert ask(cluster, "good") == (200, "")
+    status, sentence = ask(cluster, "none")
+    assert (status, "MUNGE credential" in sentence) == (401, True)
+    assert ask(cluster, "forged")[0] == 401
+    status, sentence = ask(cluster, "expired")
+    assert (status, "s old" in sentence) == (401, True)
+    status, sentence = ask(cluster, "replayed")
+    assert (status, "replayed" in sentence.lower()) == (401, True)
+
+
+def test_a_daemon_that_is_gone_is_said_with_what_to_do(cluster: ClusterHandle, daemon: LiveDaemon) -> None:
+    daemon.stop()
+    code, _, err = slurmsia(cluster, "status")
+    assert code == 3
+    assert "does not answer" in err
+    assert "SLURMSIA_API" in err

@@ -1,0 +1,172 @@
+"""Runs inside a test cluster's controller: uses one client without pause while slurmctld or the worker is attacked.
+
+``drive.py CLIENT SECONDS KILLS`` prints one JSON object: answers, refusals by name, the longest call beyond its
+deadline, and the longest delay of a 50 ms heartbeat thread in the same process, beside that of an idle process (what
+this machine itself misses). KILLS > 0 kills the pyslurm worker that often in the middle of its calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+from slurmsia.config import Config
+from slurmsia.slurm.client import NoSuchJob, SlurmError, SlurmRejected, SlurmUnavailable
+from slurmsia.slurm.command import CommandClient
+from slurmsia.slurm.pyslurm_client import PyslurmClient
+
+DEADLINE_S = 2.0
+BEAT_S = 0.05
+SITE = Config.model_validate(
+    {
+        "slurm": {"accept_pyslurm_of_another_release": True, "writes_per_s": 50},
+        "gpu_types": {name: {"feature": name} for name in ("t4", "rtx", "a100")},
+    }
+)
+
+
+class Heartbeat(threading.Thread):
+    """Beats every 50 ms and remembers its longest delay."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.worst_late_s = 0.0
+        self.beats = 0
+
+    def run(self) -> None:
+        while True:
+            begun = time.monotonic()
+            time.sleep(BEAT_S)
+            self.worst_late_s = max(self.worst_late_s, time.monotonic() - begun - BEAT_S)
+            self.beats += 1
+
+
+class Killer(threading.Thread):
+    """Kills the worker of a pyslurm client in the middle of a call, so many times; each new worker may answer twice
+    first (one that is killed at its start again and again is restarted with longer and longer pauses, by design)."""
+
+    def __init__(self, client: PyslurmClient, kills: int) -> None:
+        super().__init__(daemon=True)
+        self._client, self._left = client, kills
+        self.done = 0
+
+    def run(self) -> None:
+        worker = self._client._worker
+        seen: int | None = None
+        calls = 0
+        while self.done < self._left:
+            time.sleep(0.002)
+            pid = worker.pid
+            if pid != seen:
+                seen, calls = pid, worker.calls
+            if pid is None or worker.calls < calls + 4 or not worker._lock.locked():
+                continue
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            self.done += 1
+            calls += 1_000_000
+
+
+_IDLE = """
+import sys, threading, time
+worst = [0.0]
+def beat():
+    while True:
+        begun = time.monotonic()
+        time.sleep(0.05)
+        worst[0] = max(worst[0], time.monotonic() - begun - 0.05)
+threading.Thread(target=beat, daemon=True).start()
+sys.stdin.read()
+print(worst[0])
+"""
+
+
+def submit() -> str:
+    done = subprocess.run(
+        ["sbatch", "--parsable", "--hold", "-p", "batch", "--gres=gpu:1", "--output=/dev/null", "--wrap", "true"],
+        capture_output=True, text=True, check=True, cwd="/tmp",
+    )  # fmt: skip
+    return done.stdout.strip().split(";")[0]
+
+
+def main(kind: str, seconds: float, kills: int) -> None:
+    client = PyslurmClient(SITE) if kind == "pyslurm" else CommandClient(SITE)
+    client.snapshot()
+    job_id = submit()
+    killer = None
+    if kills:
+        assert isinstance(client, PyslurmClient)
+        killer = Killer(client, kills)
+    heart = Heartbeat()
+    idle = subprocess.Popen([sys.executable, "-c", _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    heart.start()
+    if killer is not None:
+        killer.start()
+    print("ready", flush=True)
+    calls = {
+        "jobs": lambda: client.jobs(DEADLINE_S),
+        "nodes": lambda: client.nodes(DEADLINE_S),
+        "renew": lambda: raise_first(client.renew_leases({job_id: time.time() + 600}, DEADLINE_S)),
+        "end_lease": lambda: client.end_lease(job_id, DEADLINE_S),
+        "requeue": lambda: client.requeue(job_id, DEADLINE_S),
+        "health": lambda: client.health(DEADLINE_S),
+    }
+    outcome: Counter[str] = Counter()
+    worst_over_s = 0.0
+    strange: list[str] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (killer is None or killer.is_alive()):
+        for name, call in calls.items():
+            begun = time.monotonic()
+            try:
+                call()
+                outcome["answered"] += 1
+            except SlurmUnavailable:
+                outcome["unavailable"] += 1
+            except NoSuchJob:
+                outcome["no such job"] += 1
+            except SlurmRejected:
+                outcome["rejected"] += 1
+            except Exception as error:
+                strange.append(f"{name}: {type(error).__name__}: {error}")
+            worst_over_s = max(worst_over_s, time.monotonic() - begun - DEADLINE_S)
+        time.sleep(0.02)
+    recovered = False
+    again = time.monotonic() + 40.0
+    while not recovered and time.monotonic() < again:
+        try:
+            recovered = bool(client.snapshot().nodes) and client.health().up
+        except SlurmError:
+            time.sleep(0.2)
+    subprocess.run(["scancel", job_id], check=False)
+    client.close()
+    idle_late_s = float(idle.communicate(timeout=30)[0])
+    found = {
+        "client": kind,
+        **outcome,
+        "strange": strange[:10],
+        "worst_beyond_deadline_s": round(worst_over_s, 3),
+        "heartbeat_worst_late_ms": round(heart.worst_late_s * 1000, 1),
+        "idle_process_worst_late_ms": round(idle_late_s * 1000, 1),
+        "beats": heart.beats,
+        "kills": killer.done if killer is not None else 0,
+        "recovered": recovered,
+    }
+    print(json.dumps(found), flush=True)
+
+
+def raise_first(failures: dict[str, SlurmError]) -> None:
+    for error in failures.values():
+        raise error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
