@@ -48,6 +48,8 @@ WARM_TOLERANCE = 1e-4
 #: Regularisation of the paper's loss.
 GAMMA_PULL = 1e-3
 RETROGRESSION_PULL = 1e-2
+#: A warm start that ends with more loss than this may sit in the wrong valley: a cold one is tried beside it.
+DOUBTFUL_LOSS = 3.0 * MODEL_ERROR
 
 _ALPHA_C, _BETA_C, _ALPHA_N, _RHO_N, _ALPHA_R, _RHO_R, _GAMMA = range(7)
 
@@ -399,17 +401,22 @@ _NOTHING = np.zeros(0)
 def _solve(
     problem: _Problem, warm: ThroughputParams | None, max_iterations: int, tolerance: float
 ) -> tuple[Floats, float, int, str]:
-    """Projected Levenberg-Marquardt; cold starts try a second gamma and keep the better end."""
-    if warm is not None:
-        return _descend(problem, _start(problem, warm), max_iterations, tolerance)
-    start = _start(problem, None)
+    """Projected Levenberg-Marquardt; cold starts, and warm ones that end badly, try other starts and keep the best."""
+    start = _start(problem, warm)
     best = _descend(problem, start, max_iterations, tolerance)
+    if warm is not None:
+        if best[1] <= DOUBTFUL_LOSS:
+            return best
+        start = _start(problem, None)
+        best = min(best, _descend(problem, start, max_iterations, tolerance), key=_loss_of)
     if problem.free[_GAMMA]:
         start[_GAMMA] = 4.0
-        other = _descend(problem, start, max_iterations, tolerance)
-        if other[1] < best[1]:
-            best = other
+        best = min(best, _descend(problem, start, max_iterations, tolerance), key=_loss_of)
     return best
+
+
+def _loss_of(ended: tuple[Floats, float, int, str]) -> float:
+    return ended[1]
 
 
 def _descend(problem: _Problem, x: Floats, max_iterations: int, tolerance: float) -> tuple[Floats, float, int, str]:

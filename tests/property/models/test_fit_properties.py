@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from slurmsia.history import Observation
 from slurmsia.models.base import ThroughputParams
-from slurmsia.models.fit import NAMES, fit, group, loss
+from slurmsia.models.fit import DOUBTFUL_LOSS, NAMES, fit, group, loss
 from slurmsia.models.throughput import is_sane, step_time
 
 SHAPES = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 16), (3, 24), (4, 32)]
@@ -147,8 +147,8 @@ def test_absurd_magnitudes_and_contradictions_are_fitted_too(seen: list[Observat
 
 @given(truth=params, seed=st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
-def test_a_warm_start_may_find_another_valley_but_never_a_much_worse_fit(truth: ThroughputParams, seed: int) -> None:
+def test_a_warm_start_fits_well_or_as_well_as_a_cold_one(truth: ThroughputParams, seed: int) -> None:
     first = fit(observed(truth, 0.05, seed, SHAPES[:5]))
     everything = observed(truth, 0.05, seed)
     warm, cold = fit(everything, warm=first.params), fit(everything)
-    assert warm.loss <= cold.loss * 2.0 + 0.03
+    assert warm.loss <= max(DOUBTFUL_LOSS, cold.loss * 1.02)
