@@ -138,6 +138,7 @@ class Cycle:
         if stored:
             with self._timed("store"):
                 round_id = self._store_round(snapshot, plan, models, mode, warnings)
+        parts.log.round_id = round_id
         acting = mode == "enforce" and round_id is not None and self._recover(warnings)
         put_off: Mapping[JobId, str] = {}
         if acting:

@@ -13,6 +13,7 @@ from daemon_stage import DECLARED, Stage
 
 from slurmsia.cluster import JobState
 from slurmsia.slurm.emulator import FixedWork
+from slurmsia.store import StoredRound
 
 MakeStage = Callable[..., Stage]
 
@@ -26,6 +27,23 @@ def test_a_declared_job_is_leased_started_and_ends(stage: MakeStage) -> None:
     scene.play(1500)
     assert scene.job(job_id).ended_by == "COMPLETED"
     assert scene.daemon.metric("slurmsia_rounds_total", outcome="done") > 10
+
+
+def test_every_move_names_the_round_that_decided_it_and_that_rounds_plan_has_its_target(stage: MakeStage) -> None:
+    scene = stage()
+    scene.play(5)
+    job_id = scene.submit(gpus=1, physics=FixedWork(600.0))
+    scene.play(200)
+    moves = scene.daemon.store.moves_of(job_id)
+    assert moves
+    for move in moves:
+        assert move.round_id is not None
+        decided = scene.daemon.store.round(move.round_id)
+        assert isinstance(decided, StoredRound)
+        target = decided.plan.target(job_id)
+        assert target is not None
+        assert target.shape is not None
+        assert move.target["shape"]["gpus"] == target.shape.gpus
 
 
 def test_observe_mode_writes_nothing_to_slurm_and_no_heartbeat(stage: MakeStage) -> None:
