@@ -7,16 +7,17 @@ read back. It never holds or cancels a job and never passes user text through a 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..cluster import GpuType, Job, JobId, JobState, Node, Partition, Reservation, Site, Snapshot
 from ..config import Config
 from ..reshape import Reshape
 from ..wouldstart import would_start
-from . import json_form, scontrol, text_form, verify
+from . import json_form, json_stream, scontrol, text_form, verify
 from . import normalise as n
 from .client import Capabilities, Health, JobsRead, NoSuchJob, NotPending, SlurmError, SlurmRejected, SlurmUnavailable
+from .json_stream import Record
 from .limits import LimitRule, for_jobs, read_limits
 from .pace import Pace
 from .process import Answer, Commands
@@ -355,9 +356,10 @@ def _accepted(command: str, answer: Answer) -> None:
         raise _Refused(f"{command}: {answer.err.strip()[-500:] or 'no reason given'}")
 
 
-def _records(raw: bytes, key: str, command: str, err: str) -> list[json_form.Record]:
+def _records(raw: bytes, key: str, command: str, err: str) -> Iterator[Record]:
+    """Records as they are read; raises `SlurmUnavailable`, at the latest at their end, when the answer is no use."""
     try:
-        return json_form.document(raw, key)[0]
-    except json_form.UnreadableAnswer as error:
+        yield from json_stream.records(raw, key)
+    except json_stream.UnreadableAnswer as error:
         detail = err.strip().splitlines()[-1][:200] if err.strip() else "no error text"
         raise SlurmUnavailable(f"{command} --json gave no usable answer ({error}; {detail})") from None

@@ -2,28 +2,22 @@
 
 JSON is unambiguous where text is not (a job may be *named* ``x UserId=0``), so it is preferred wherever a release has
 it. Unknown fields are ignored, missing ones give the safe answer; a record that cannot be read at all is left out and
-counted, never fatal. Pure functions over parsed documents.
+counted, never fatal. Pure functions over parsed records, which may come from `json_stream` one by one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cluster import Allocation, GpuForm, Job, JobState, Node, NodeState, Partition, Request, Reservation
 from . import normalise as n
-
-Record = Mapping[str, Any]
+from .json_stream import Record
 
 _PATTERN = re.compile(r"%(\d*)([Aajux%])")
-
-
-class UnreadableAnswer(ValueError):
-    """An answer that is no JSON document of the expected kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +40,7 @@ class NodeTypes:
         return None
 
 
-def document(raw: bytes, key: str) -> tuple[list[Record], tuple[int, int, int]]:
-    """The records under ``key`` and the Slurm version that wrote them; raises `UnreadableAnswer`."""
-    try:
-        parsed = json.loads(raw.decode("utf-8", "replace"))
-    except (ValueError, RecursionError) as error:
-        raise UnreadableAnswer(f"not JSON: {error}") from None
-    if not isinstance(parsed, dict) or not isinstance(parsed.get(key), list):
-        raise UnreadableAnswer(f"a document without a list of {key}")
-    records: list[Record] = [record for record in parsed[key] if isinstance(record, dict)]
-    return records, _version(parsed)
-
-
-def _version(parsed: Mapping[str, Any]) -> tuple[int, int, int]:
-    meta = parsed.get("meta")
-    slurm = (meta.get("slurm") or meta.get("Slurm")) if isinstance(meta, dict) else None
-    version = slurm.get("version") if isinstance(slurm, dict) else None
-    if not isinstance(version, dict):
-        return (0, 0, 0)
-    return n.count(version.get("major")), n.count(version.get("minor")), n.count(version.get("micro"))
-
-
-def jobs(records: Sequence[Record], types: Mapping[str, str | None]) -> tuple[tuple[Job, ...], int]:
+def jobs(records: Iterable[Record], types: Mapping[str, str | None]) -> tuple[tuple[Job, ...], int]:
     """Jobs sorted by id, and how many records could not be read. ``types``: GPU type by node name."""
     found: dict[str, Job] = {}
     unreadable = 0
@@ -285,7 +258,7 @@ def _allocation_order(resources: Any) -> tuple[str, ...]:
     return tuple(names) if all(names) else ()
 
 
-def nodes(records: Sequence[Record], types: NodeTypes) -> tuple[Node, ...]:
+def nodes(records: Iterable[Record], types: NodeTypes) -> tuple[Node, ...]:
     """Nodes sorted by name; a record without a name is left out. ``leaf_switch`` and use by others come later."""
     found: dict[str, Node] = {}
     for record in records:

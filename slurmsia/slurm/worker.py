@@ -2,7 +2,8 @@
 
 pyslurm holds the interpreter lock through every call and can crash the process, so it lives here alone. Run by
 `slurmsia.slurm.worker_handle` as ``python worker.py REQUEST_FD ANSWER_FD``. Records are shaped like ``squeue --json``
-so that one reader serves both clients. Frames are eight bytes of length, then JSON.
+so that one reader serves both clients. Frames are eight bytes of length, then JSON; a long list comes in pieces, so
+that the other side never parses much at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 Record = dict[str, Any]
 
 LENGTH = struct.Struct(">Q")
+#: Records in one frame.
+PIECE = 50
 
 
 def plain(value: Any) -> Any:
@@ -224,6 +227,16 @@ def send(fd: int, answer: Record) -> None:
         view = view[os.write(fd, view) :]
 
 
+def answer(fd: int, request_id: int, value: Any) -> None:
+    """The value of a call; lists in pieces, all but the last of them marked ``more``."""
+    if isinstance(value, list) and len(value) > PIECE:
+        last = len(value) - PIECE
+        for begin in range(0, last, PIECE):
+            send(fd, {"id": request_id, "ok": True, "more": True, "value": value[begin : min(begin + PIECE, last)]})
+        value = value[last:]
+    send(fd, {"id": request_id, "ok": True, "value": value})
+
+
 def main(request_fd: int, answer_fd: int) -> None:
     try:
         calls = Calls()
@@ -234,7 +247,7 @@ def main(request_fd: int, answer_fd: int) -> None:
     while (request := receive(request_fd)) is not None:
         try:
             value = getattr(calls, request["op"])(*request["args"])
-            send(answer_fd, {"id": request["id"], "ok": True, "value": value})
+            answer(answer_fd, request["id"], value)
         except Exception as error:
             code = getattr(error, "errno", None)
             text = f"{error}"

@@ -123,14 +123,19 @@ class WorkerHandle:
         except OSError:
             self._failed("the pyslurm worker is gone")
             raise SlurmUnavailable("the pyslurm worker died; it is started again") from None
-        answer = self._receive(end)
-        if answer.get("id") != self._next_id:
-            self._failed("answers out of order")
-            raise SlurmUnavailable("the pyslurm worker answered out of order; it is started again")
-        self._back_off_s = 0.0
-        if answer.get("ok"):
-            return answer.get("value")
-        raise CallFailed(answer.get("code"), str(answer.get("text")))
+        pieces: list[Any] = []
+        while True:
+            answer = self._receive(end)
+            if answer.get("id") != self._next_id:
+                self._failed("answers out of order")
+                raise SlurmUnavailable("the pyslurm worker answered out of order; it is started again")
+            self._back_off_s = 0.0
+            if not answer.get("ok"):
+                raise CallFailed(answer.get("code"), str(answer.get("text")))
+            if answer.get("more"):
+                pieces += answer["value"]
+            else:
+                return [*pieces, *answer["value"]] if pieces else answer.get("value")
 
     def _receive(self, end: float) -> dict[str, Any]:
         size = _LENGTH.unpack(self._read(_LENGTH.size, end))[0]

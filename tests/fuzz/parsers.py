@@ -21,12 +21,12 @@ from types import FrameType
 from typing import Any
 
 from slurmsia.sim import sacct_records
-from slurmsia.slurm import json_form, limits, sitefacts, text_form
+from slurmsia.slurm import json_form, json_stream, limits, sitefacts, text_form
 from slurmsia.slurm import normalise as n
 
 CORPUS = Path(__file__).parents[1] / "unit" / "slurm" / "corpus"
 HANG_S = 5.0
-NAMED = (json_form.UnreadableAnswer, sacct_records.SacctError)
+NAMED = (json_stream.UnreadableAnswer, sacct_records.SacctError)
 TYPES = json_form.NodeTypes({"a100": "a100"}, {"t4": "t4"}, {"rtx": "rtx"})
 
 _TOKENS = (
@@ -100,7 +100,7 @@ def _squeue_text() -> list[str]:
 
 @dataclass(frozen=True)
 class Target:
-    """One parser: the captured lines it is for (JSON records for ``document``) and how it is called."""
+    """One parser: the captured lines it is for (whole JSON answers for `json_stream`) and how it is called."""
 
     name: str
     seeds: tuple[str, ...]
@@ -122,10 +122,10 @@ def targets() -> list[Target]:
             lines.setdefault(file.stem, []).extend(text.splitlines()[:400])
 
     def jobs(line: str) -> object:
-        return json_form.jobs(json_form.document(line.encode("utf-8", "replace"), "jobs")[0], {"t4-1": "t4"})
+        return json_form.jobs(json_stream.records(line.encode("utf-8", "replace"), "jobs"), {"t4-1": "t4"})
 
     def nodes(line: str) -> object:
-        return json_form.nodes(json_form.document(line.encode("utf-8", "replace"), "nodes")[0], TYPES)
+        return json_form.nodes(json_stream.records(line.encode("utf-8", "replace"), "nodes"), TYPES)
 
     sacct_head, *sacct_rows = (
         (CORPUS / sorted(p.name for p in CORPUS.iterdir())[-1] / "sacct.txt").read_text().split("\n")

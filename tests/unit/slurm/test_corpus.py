@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slurmsia.cluster import GpuForm, Job, JobState, NodeState
-from slurmsia.slurm import json_form
+from slurmsia.slurm import json_form, json_stream
 from slurmsia.slurm import normalise as n
 from slurmsia.slurm.limits import qos_limits
 from slurmsia.slurm.sitefacts import parse_config, requeue_delay_s, version_of
@@ -19,12 +19,12 @@ TYPES = json_form.NodeTypes({}, {}, {})
 
 
 def nodes_of(release: str) -> dict[str, str | None]:
-    records, _ = json_form.document((CORPUS / release / "nodes.json").read_bytes(), "nodes")
+    records = json_stream.records((CORPUS / release / "nodes.json").read_bytes(), "nodes")
     return {node.name: node.gpu_type for node in json_form.nodes(records, TYPES)}
 
 
 def jobs_of(release: str) -> tuple[Job, ...]:
-    records, _ = json_form.document((CORPUS / release / "jobs.json").read_bytes(), "jobs")
+    records = json_stream.records((CORPUS / release / "jobs.json").read_bytes(), "jobs")
     found, unreadable = json_form.jobs(records, nodes_of(release))
     assert unreadable == 0
     return found
@@ -36,7 +36,7 @@ def test_the_corpus_has_every_supported_release() -> None:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_nodes_gpus_types_and_a_drained_node_are_read(release: str) -> None:
-    records, version = json_form.document((CORPUS / release / "nodes.json").read_bytes(), "nodes")
+    records = json_stream.records((CORPUS / release / "nodes.json").read_bytes(), "nodes")
     nodes = {node.name: node for node in json_form.nodes(records, TYPES)}
     assert {name: (node.gpu_type, node.gpus) for name, node in nodes.items()} == {
         "a100-1": ("a100", 8),
@@ -49,7 +49,6 @@ def test_nodes_gpus_types_and_a_drained_node_are_read(release: str) -> None:
     assert nodes["rtx-2"].state is NodeState.DRAINED
     assert nodes["rtx-2"].reason == "broken fan = loud"
     assert nodes["a100-1"].state in (NodeState.UP, NodeState.RESERVED)
-    assert version[:2] == tuple(int(part) for part in release.split(".")[:2])
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -161,8 +160,8 @@ def test_array_task_zero_has_an_id() -> None:
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"jobs": 3}', b"[" * 100_000, b'{"jobs": [1, null, {}]}'])
 def test_an_answer_that_is_no_answer_is_refused_or_empty(raw: bytes) -> None:
     try:
-        records, _ = json_form.document(raw, "jobs")
-    except json_form.UnreadableAnswer:
+        records = list(json_stream.records(raw, "jobs"))
+    except json_stream.UnreadableAnswer:
         return
     assert json_form.jobs(records, {}) == ((), len(records))
 
