@@ -18,6 +18,10 @@ import click
 from slurmsia.config.loader import DEFAULT_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import psutil
+
     from slurmsia.slurm.client import SlurmClient
 
 _CONFIG = click.option(
@@ -42,7 +46,7 @@ def _client(config_file: Path, kind: str) -> SlurmClient:
 @click.option("--reads", default=100, show_default=True, help="Bulk reads of queue and nodes.")
 @_JSON
 def client(config_file: Path, kind: str, reads: int, as_json: bool) -> None:
-    """Time bulk reads of the queue and the nodes, and watch this process's memory.
+    """Time bulk reads of the queue and the nodes, and watch the memory of this process and of pyslurm's worker.
 
     \b
     Example:
@@ -55,15 +59,15 @@ def client(config_file: Path, kind: str, reads: int, as_json: bool) -> None:
     slurm.snapshot()
     times: list[float] = []
     jobs = nodes = 0
-    early_mb = 0.0
+    early_mb = worker_early_mb = 0.0
     for number in range(reads):
         begun = time.perf_counter()
         nodes = len(slurm.nodes())
         jobs = len(slurm.jobs().jobs)
         times.append((time.perf_counter() - begun) * 1000)
         if number == reads // 10:
-            early_mb = me.memory_info().rss / 1e6
-    late_mb = me.memory_info().rss / 1e6
+            early_mb, worker_early_mb = _rss_mb([me]), _rss_mb(me.children())
+    late_mb, worker_late_mb = _rss_mb([me]), _rss_mb(me.children())
     slurm.close()
     times.sort()
     found = {
@@ -75,14 +79,21 @@ def client(config_file: Path, kind: str, reads: int, as_json: bool) -> None:
         "p95_ms": round(times[min(len(times) - 1, int(0.95 * len(times)))], 1),
         "rss_early_mb": round(early_mb, 1),
         "rss_late_mb": round(late_mb, 1),
+        "worker_rss_early_mb": round(worker_early_mb, 1),
+        "worker_rss_late_mb": round(worker_late_mb, 1),
     }
     if as_json:
         click.echo(json.dumps(found))
     else:
         click.echo(
             f"{kind} client, {jobs} jobs and {nodes} nodes: queue and nodes in {found['median_ms']} ms median, "
-            f"{found['p95_ms']} ms p95 of {reads}; memory {found['rss_early_mb']} -> {found['rss_late_mb']} MB"
+            f"{found['p95_ms']} ms p95 of {reads}; memory after a tenth of them {found['rss_early_mb']} MB, at the end "
+            f"{found['rss_late_mb']} MB (worker: {found['worker_rss_early_mb']}, {found['worker_rss_late_mb']} MB)"
         )
+
+
+def _rss_mb(processes: Iterable[psutil.Process]) -> float:
+    return sum(process.memory_info().rss for process in processes) / 1e6
 
 
 @click.command()

@@ -1,12 +1,13 @@
 """Runs inside a test cluster's controller: uses one client without pause while slurmctld or the worker is attacked.
 
-``drive.py CLIENT SECONDS KILLS`` prints one JSON object: answers, refusals by name, the longest call beyond its
-deadline, and the longest delay of a 50 ms heartbeat thread in the same process, beside that of an idle process (what
-this machine itself misses). KILLS > 0 kills the pyslurm worker that often in the middle of its calls.
+``drive.py CLIENT SECONDS KILLS DEADLINE`` prints one JSON object: answers, refusals by name, the longest call beyond
+its deadline, and the longest delay of a 50 ms heartbeat thread in the same process, with and without what the machine
+itself adds, beside that of an idle process. KILLS > 0 kills the pyslurm worker that often in the middle of its calls.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -15,13 +16,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from slurmsia.config import Config
 from slurmsia.slurm.client import NoSuchJob, SlurmError, SlurmRejected, SlurmUnavailable
 from slurmsia.slurm.command import CommandClient
 from slurmsia.slurm.pyslurm_client import PyslurmClient
 
-DEADLINE_S = 2.0
 BEAT_S = 0.05
 SITE = Config.model_validate(
     {
@@ -32,19 +33,48 @@ SITE = Config.model_validate(
 
 
 class Heartbeat(threading.Thread):
-    """Beats every 50 ms and remembers its longest delay."""
+    """Beats every 50 ms and remembers its longest delay, and its longest one but for the time in which it could run and
+    the machine gave it no processor (what the kernel counts; the interpreter's lock is no part of that)."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.worst_late_s = 0.0
+        self.worst_own_late_s = 0.0
         self.beats = 0
 
     def run(self) -> None:
+        waited_s = waited_for_processor_s()
         while True:
             begun = time.monotonic()
             time.sleep(BEAT_S)
-            self.worst_late_s = max(self.worst_late_s, time.monotonic() - begun - BEAT_S)
+            late_s = time.monotonic() - begun - BEAT_S
+            before_s, waited_s = waited_s, waited_for_processor_s()
+            self.worst_late_s = max(self.worst_late_s, late_s)
+            self.worst_own_late_s = max(self.worst_own_late_s, late_s - (waited_s - before_s))
             self.beats += 1
+
+
+def waited_for_processor_s() -> float:
+    """Seconds for which this thread could run and had no processor (proc(5), schedstat); 0 where it is not counted."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+class Collections:
+    """The longest pause of Python's cyclic garbage collector, which holds the interpreter's lock."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._begun = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._begun = time.monotonic()
+        else:
+            self.worst_s = max(self.worst_s, time.monotonic() - self._begun)
 
 
 class Killer(threading.Thread):
@@ -97,7 +127,7 @@ def submit() -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def main(kind: str, seconds: float, kills: int) -> None:
+def main(kind: str, seconds: float, kills: int, deadline_s: float) -> None:
     client = PyslurmClient(SITE) if kind == "pyslurm" else CommandClient(SITE)
     client.snapshot()
     job_id = submit()
@@ -105,19 +135,19 @@ def main(kind: str, seconds: float, kills: int) -> None:
     if kills:
         assert isinstance(client, PyslurmClient)
         killer = Killer(client, kills)
-    heart = Heartbeat()
+    heart, collections = Heartbeat(), Collections()
     idle = subprocess.Popen([sys.executable, "-c", _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     heart.start()
     if killer is not None:
         killer.start()
     print("ready", flush=True)
     calls = {
-        "jobs": lambda: client.jobs(DEADLINE_S),
-        "nodes": lambda: client.nodes(DEADLINE_S),
-        "renew": lambda: raise_first(client.renew_leases({job_id: time.time() + 600}, DEADLINE_S)),
-        "end_lease": lambda: client.end_lease(job_id, DEADLINE_S),
-        "requeue": lambda: client.requeue(job_id, DEADLINE_S),
-        "health": lambda: client.health(DEADLINE_S),
+        "jobs": lambda: client.jobs(deadline_s),
+        "nodes": lambda: client.nodes(deadline_s),
+        "renew": lambda: raise_first(client.renew_leases({job_id: time.time() + 600}, deadline_s)),
+        "end_lease": lambda: client.end_lease(job_id, deadline_s),
+        "requeue": lambda: client.requeue(job_id, deadline_s),
+        "health": lambda: client.health(deadline_s),
     }
     outcome: Counter[str] = Counter()
     worst_over_s = 0.0
@@ -137,7 +167,7 @@ def main(kind: str, seconds: float, kills: int) -> None:
                 outcome["rejected"] += 1
             except Exception as error:
                 strange.append(f"{name}: {type(error).__name__}: {error}")
-            worst_over_s = max(worst_over_s, time.monotonic() - begun - DEADLINE_S)
+            worst_over_s = max(worst_over_s, time.monotonic() - begun - deadline_s)
         time.sleep(0.02)
     recovered = False
     again = time.monotonic() + 40.0
@@ -155,7 +185,9 @@ def main(kind: str, seconds: float, kills: int) -> None:
         "strange": strange[:10],
         "worst_beyond_deadline_s": round(worst_over_s, 3),
         "heartbeat_worst_late_ms": round(heart.worst_late_s * 1000, 1),
+        "heartbeat_worst_late_without_waiting_for_a_processor_ms": round(heart.worst_own_late_s * 1000, 1),
         "idle_process_worst_late_ms": round(idle_late_s * 1000, 1),
+        "longest_garbage_collection_ms": round(collections.worst_s * 1000, 1),
         "beats": heart.beats,
         "kills": killer.done if killer is not None else 0,
         "recovered": recovered,
@@ -169,4 +201,4 @@ def raise_first(failures: dict[str, SlurmError]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from driven import driven, outcome
 from harness import _TEST_CONF_HEAD as TEST_CONF_HEAD
 from harness import PROJECT, VENV_PYTHON, ClusterHandle
 from live import toml
@@ -74,13 +75,24 @@ def test_reading_2000_jobs_and_250_nodes(cluster: ClusterHandle) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_other_threads_run_on_while_2000_jobs_and_250_nodes_are_read(cluster: ClusterHandle) -> None:
+    with large(cluster):
+        for client in clients(cluster):
+            found = outcome(cluster, driven(cluster, client, 40.0, deadline_s=20.0), 180)
+            assert found["answered"] > 0
+            assert found.get("unavailable", 0) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_memory_does_not_grow_over_5000_reads(cluster: ClusterHandle) -> None:
     for _ in range(40):
         cluster.sbatch("-p", "batch", "--gres=gpu:1", "--hold", "--comment=sia: gpus=1-4", wrap="sleep 60")
     for client in clients(cluster):
         found = bench(cluster, "client", "--client", client, "--reads", "5000", timeout=3000)
-        assert found["rss_late_mb"] <= found["rss_early_mb"] * 1.1 + 5.0
+        for whose in ("", "worker_"):
+            assert found[f"{whose}rss_late_mb"] <= found[f"{whose}rss_early_mb"] * 1.1 + 5.0
 
 
 @pytest.mark.slow

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import pytest
-from harness import PROJECT, VENV_PYTHON, ClusterHandle, Process
-
-#: What the scheduler of a busy machine may add to a call's deadline or a heartbeat (seconds).
-_SLACK_S = 1.5
-_LATE_MS = 100.0
-
-
-def driven(cluster: ClusterHandle, client: str, seconds: float, kills: int = 0) -> Process:
-    argv = ["env", "-C", PROJECT, VENV_PYTHON, "tests/cluster/clients/drive.py", client, str(seconds), str(kills)]
-    process = cluster.spawn(argv, user="slurm")
-    cluster.wait_for(lambda: "ready" in process.output(), 60, f"the client to be ready ({process.log})")
-    return process
-
-
-def outcome(cluster: ClusterHandle, process: Process, timeout: float) -> dict[str, Any]:
-    cluster.wait_for(lambda: not process.is_alive(), timeout, f"the client to finish ({process.log})")
-    said = process.output()
-    print(said)
-    found = json.loads(said.strip().splitlines()[-1])
-    assert isinstance(found, dict)
-    assert found["strange"] == [], "only named errors"
-    assert found["recovered"], "everything recovers without help"
-    assert found["worst_beyond_deadline_s"] <= _SLACK_S, "unavailability is said within the deadline"
-    late_ms, idle_ms = found["heartbeat_worst_late_ms"], found["idle_process_worst_late_ms"]
-    assert late_ms <= _LATE_MS + idle_ms, "the calling process is never blocked (beyond what an idle process sees)"
-    return found
+from driven import driven, outcome
+from harness import ClusterHandle
 
 
 def frightened(cluster: ClusterHandle, client: str, pause_s: float, rounds: int) -> None:
