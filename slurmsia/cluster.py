@@ -186,6 +186,7 @@ class Job:
     script_hash: str = ""
     work_dir: str = ""
     exit_code: int | None = None
+    """Of the batch script, once it has ended; 128 + n where signal n ended it, as shells say it."""
     end_state: str = ""
     unmanageable: str = ""
     stdout_path: str = ""

@@ -289,9 +289,11 @@ class Reporter:
         if not self._handles or threading.current_thread() is not threading.main_thread():
             return
         number = getattr(signals, "SIG" + str(self._signal_name).upper().replace("SIG", "", 1))
-        # A handler that came from outside of Python reads as None; ours stays then, it only sets a mark.
+        # A handler that came from outside of Python reads as None; ours stays then, it only sets a mark. The default
+        # action would end a job that has just finished when the daemon's signal is already on its way.
         if signals.getsignal(number) == self._on_signal and self._previous_handler is not None:
-            signals.signal(number, self._previous_handler)
+            default = self._previous_handler == signals.SIG_DFL
+            signals.signal(number, signals.SIG_IGN if default else self._previous_handler)
         self._handles = False
 
     def _on_signal(self, number: int, frame: Any) -> None:

@@ -131,10 +131,20 @@ def _comment(value: Any) -> str:
 
 
 def _exit_code(value: Any) -> int | None:
+    """The batch script's exit code, 128 + n where signal n ended it; 22.05 writes the plain wait status."""
     if isinstance(value, Mapping):
-        value = value.get("return_code")
+        signal = value.get("signal")
+        if isinstance(signal, Mapping):
+            signal = signal.get("id", signal.get("signal_id"))
+        ended_by, code = n.number(signal), n.number(value.get("return_code"))
+        if ended_by:
+            return 128 + int(ended_by)
+        return None if code is None else int(code)
     found = n.number(value)
-    return None if found is None else int(found)
+    if found is None:
+        return None
+    status = int(found)
+    return 128 + (status & 0x7F) if status & 0x7F else status >> 8
 
 
 def _request(record: Record) -> Request:

@@ -113,7 +113,7 @@ def job_record(job: Any, layout: bool) -> Record:
         "current_working_directory": read(job, "working_directory", "") or "",
         "standard_output": read(job, "standard_output", "") or "",
         "user_name": read(job, "user_name", "") or "",
-        "exit_code": read(job, "exit_code"),
+        "exit_code": {"return_code": read(job, "exit_code"), "signal": {"id": read(job, "exit_code_signal")}},
         "shared": "none" if sharing in ("NO", "EXCLUSIVE") else "",
         "tres_per_node": tres_string(per_node),
         "tres_per_job": tres_string(total),

@@ -298,7 +298,18 @@ def test_a_signal_reaches_the_batch_shell(lab: Lab) -> None:
     lab.step(job_id)
     lab.client.signal(job_id, "USR1")
     if lab.live:
-        wait_for(lab, job_id, lambda job: job.state is JobState.ENDED, "ended by its own trap")
+        job = wait_for(lab, job_id, lambda job: job.state is JobState.ENDED, "ended by its own trap")
+        assert (job.end_state, job.exit_code) == ("FAILED", 3)
+
+
+def test_a_job_that_our_signal_ends_says_so(lab: Lab) -> None:
+    job_id = lab.submit(Ask(feature="t4", script="while :; do sleep 0.2; done"))
+    wait_for(lab, job_id, running, "running")
+    lab.step(job_id)
+    lab.client.signal(job_id, "USR1")
+    if lab.live:
+        job = wait_for(lab, job_id, lambda job: job.state is JobState.ENDED, "ended by the signal")
+        assert (job.end_state, job.exit_code) == ("FAILED", 128 + 10)
 
 
 @pytest.mark.parametrize("name", ["KILL", "TERM", "USR1; rm -rf /", ""])

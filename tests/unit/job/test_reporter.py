@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -167,6 +169,18 @@ def test_the_signal_reaches_the_users_handler_too_and_asks_for_a_checkpoint(spoo
         eventually(lambda: len(heard) == 2)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_that_comes_when_the_training_is_over_does_not_end_the_job(spool: Path) -> None:
+    script = (
+        "import atexit, os, signal\n"
+        "from slurmsia.job import Reporter\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGUSR1)\n"
+        f"with Reporter(spool={str(spool)!r}, period_s=10):\n"
+        "    pass\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
 
 
 def test_all_ranks_hear_rank_zeros_word(spool: Path) -> None:

@@ -151,6 +151,29 @@ def test_a_node_state_with_any_unknown_word_is_unusable(state: object, good: Nod
     assert n.node_state(state)[0] is good
 
 
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ({"return_code": {"set": True, "number": 7}, "signal": {"id": {"set": False, "number": 0}}}, 7),
+        ({"return_code": {"set": False, "number": 0}, "signal": {"id": {"set": True, "number": 10}}}, 138),
+        ({"return_code": 0, "signal": {"signal_id": 10, "name": "USR1"}}, 138),
+        ({"return_code": "0", "signal": {"id": "10"}}, 138),
+        ({"return_code": 0, "signal": {"id": None}}, 0),
+        (0x0700, 7),
+        (10, 138),
+        (0, 0),
+        (None, None),
+    ],
+)
+def test_a_batch_script_that_a_signal_ended_has_its_exit_code_in_every_releases_words(
+    written: object, code: int | None
+) -> None:
+    raw = json.loads((CORPUS / RELEASES[-1] / "jobs.json").read_bytes())
+    record = {**raw["jobs"][0], "job_state": ["FAILED"], "exit_code": written}
+    found, _ = json_form.jobs([record], {})
+    assert found[0].exit_code == code
+
+
 def test_array_task_zero_has_an_id() -> None:
     assert n.job_id(7, 7, 0) == "7_0"
     assert n.job_id(7, {"set": True, "number": 5}, {"set": True, "number": 0}) == "5_0"
