@@ -120,7 +120,7 @@ class LiveDaemon:
 
 def accounted_runs(cluster: ClusterHandle) -> list[dict[str, str]]:
     """Every run of every job since the cluster's start, as slurmdbd has them."""
-    fields = "JobID,JobName,State,Start,End,AllocTRES,NodeList,User,ExitCode,Comment"
+    fields = "JobID,JobName,State,Submit,Eligible,Start,End,AllocTRES,NNodes,NodeList,User,ExitCode,Comment"
     out = cluster.run(["sacct", "-D", "-X", "-a", "-n", "-P", "--starttime=now-2hours", f"--format={fields}"]).stdout
     names = fields.split(",")
     return [dict(zip(names, line.split("|"), strict=False)) for line in out.splitlines() if line]

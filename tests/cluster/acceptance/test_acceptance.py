@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 
 import pytest
 from harness import PROJECT, VENV_PYTHON, ClusterHandle
-from live import LiveDaemon, accounted_runs
+from live import LiveDaemon
+from outcome import judge, read_outcome
 
 LEVELS = ("adaptive", "adaptive", "restartable", "restartable", "moldable", "rigid")
 APPLICATIONS = ("cifar10", "bert", "deepspeech2", "yolov3")
 FULL = bool(os.environ.get("SLURMSIA_ACCEPTANCE_FULL"))
-DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 900.0) if FULL else (10, 5, 40.0, 240.0)
+DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 1800.0) if FULL else (10, 5, 40.0, 900.0)
+LEAST_MOVES = 10 if FULL else 4
 SPEEDUP = 6.0
 
 SCRIPT = f"""\
@@ -35,29 +36,12 @@ def words(level: str, draw: random.Random) -> str:
     return f"sia: gpus=1-{high} level=adaptive batch=64:2048 local=8:256 signal=USR1@20"
 
 
-@pytest.mark.acceptance
-@pytest.mark.timeout(1500)
-@pytest.mark.slurm("forky", "trixie", "bookworm")
-def test_declared_jobs_move_undeclared_ones_are_untouched_and_every_allocation_is_as_planned(
-    cluster: ClusterHandle,
-) -> None:
-    draw = random.Random(7)
-    daemon = LiveDaemon(cluster)
-    daemon.prepare()
-    daemon.start()
-    try:
-        declared, undeclared = submit_all(cluster, draw)
-        everything = {*declared, *undeclared}
-        cluster.wait_for(
-            lambda: all(cluster.job_state(job) in ("COMPLETED", "NONE", "") for job in everything),
-            LIMIT_S,
-            "every job to end",
-            every=2.0,
-        )
-        judge(cluster, daemon, declared, undeclared)
-        assert "Traceback" not in daemon.log(), daemon.log()
-    finally:
-        daemon.stop()
+def submit_declared(cluster: ClusterHandle, app: str, samples: float, level: str, comment: str) -> int:
+    """A job of alice's that replays an application through the real job library; one GPU of any type is asked for."""
+    text = SCRIPT.replace("APP", app).replace("SAMPLES", str(samples))
+    text = text.replace("SPEED", str(SPEEDUP)).replace("LEVEL", level)
+    options = ["-p", "elastic", "--gres=gpu:1", "--ntasks-per-node=1", "--mem=200", "--requeue", "-t", "60"]
+    return cluster.sbatch(*options, "--open-mode=append", f"--comment={comment}", script=text, user="alice")
 
 
 def submit_all(cluster: ClusterHandle, draw: random.Random) -> tuple[dict[int, str], list[int]]:
@@ -74,45 +58,78 @@ def submit_all(cluster: ClusterHandle, draw: random.Random) -> tuple[dict[int, s
             level = LEVELS[len(declared) % len(LEVELS)]
             app = APPLICATIONS[len(declared) % len(APPLICATIONS)]
             samples = {"cifar10": 250_000, "bert": 6_000, "deepspeech2": 12_000, "yolov3": 3_000}[app]
-            text = SCRIPT.replace("APP", app).replace("SAMPLES", str(samples * draw.uniform(0.6, 1.4)))
-            text = text.replace("SPEED", str(SPEEDUP)).replace("LEVEL", level)
-            options = ["-p", "elastic", "--gres=gpu:1", "--ntasks-per-node=1", "--mem=200", "--requeue", "-t", "60"]
-            comment = words(level, draw)
-            job = cluster.sbatch(*options, "--open-mode=append", f"--comment={comment}", script=text, user="alice")
-            declared[job] = level
+            samples *= draw.uniform(0.6, 1.4)
+            declared[submit_declared(cluster, app, samples, level, words(level, draw))] = level
         cluster.run(["sleep", f"{draw.uniform(0, 2 * SPAN_S / len(order)):.2f}"])
     return declared, undeclared
 
 
-def judge(cluster: ClusterHandle, daemon: LiveDaemon, declared: dict[int, str], undeclared: list[int]) -> None:
-    runs: dict[str, list[dict[str, str]]] = {}
-    for run in accounted_runs(cluster):
-        runs.setdefault(run["JobID"], []).append(run)
-    for job in (*declared, *undeclared):
-        assert runs[str(job)][-1]["State"] == "COMPLETED", runs[str(job)]
-    for job in undeclared:
-        assert len(runs[str(job)]) == 1, f"undeclared job {job} was restarted: {runs[str(job)]}"
-    for job, level in declared.items():
-        if level in ("rigid", "moldable"):
-            assert len(runs[str(job)]) == 1, f"{level} job {job} was restarted: {runs[str(job)]}"
-    moves = daemon.moves()
-    print(f"{'job':>6} {'kind':<8} {'outcome':<10} {'seconds':>8}")
-    for job_id, kind, state, created, ended in moves:
-        print(f"{job_id:>6} {kind:<8} {state:<10} {max(0.0, ended - created):8.1f}")
-    verified = [move for move in moves if move[1] == "move" and move[2] == "verified"]
-    assert len(verified) >= (10 if FULL else 4), f"only {len(verified)} moves were verified"
-    exact(daemon, runs)
+@pytest.mark.acceptance
+@pytest.mark.timeout(2400)
+@pytest.mark.slurm("forky", "trixie", "bookworm")
+def test_declared_jobs_move_undeclared_ones_are_untouched_and_every_allocation_is_as_planned(
+    cluster: ClusterHandle,
+) -> None:
+    draw = random.Random(7)
+    daemon = LiveDaemon(cluster)
+    daemon.prepare()
+    daemon.start()
+    try:
+        declared, undeclared = submit_all(cluster, draw)
+        everything = {str(job) for job in (*declared, *undeclared)}
+        cluster.wait_for(
+            lambda: not everything & {row["job"] for row in cluster.squeue()}, LIMIT_S, "every job to end", every=2.0
+        )
+        outcome = read_outcome(cluster, declared, undeclared)
+        print(f"\nacceptance on Slurm {cluster.suite.slurm} ({cluster.suite.name})\n{outcome}")
+        problems = judge(outcome)
+        assert not problems, "\n".join(problems)
+        assert len(outcome.changes) >= LEAST_MOVES, f"only {len(outcome.changes)} moves changed type or size"
+        assert outcome.between_types, "no job changed its GPU type"
+        assert outcome.between_sizes, "no job changed its size"
+        assert "Traceback" not in daemon.log(), daemon.log()
+    finally:
+        daemon.stop()
 
 
-def exact(daemon: LiveDaemon, runs: dict[str, list[dict[str, str]]]) -> None:
-    """Every verified move's shape is what slurmdbd recorded for some run of the job."""
-    rows = daemon.query(
-        "select j.slurm_id, m.target_json from moves m join jobs j on j.id = m.job_id where m.state = 'verified'"
-    )
-    for job_id, target in rows:
-        shape = json.loads(str(target))["shape"]
-        if shape is None:
-            continue
-        held = [run["AllocTRES"] for run in runs[str(job_id)]]
-        want = f"gres/gpu:{shape['gpu_type']}={shape['gpus']}"
-        assert any(want in tres.split(",") for tres in held), f"job {job_id}: planned {want}, ran as {held}"
+#: Undeclared jobs that need whole nodes, or most of them, of each type.
+LARGE = (("rtx", ["--gres=gpu:8"]), ("a100", ["--gres=gpu:6"]), ("t4", ["-N2", "--gres=gpu:4"]))
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(900)
+@pytest.mark.slurm("forky", "trixie", "bookworm")
+def test_undeclared_jobs_get_their_turn_on_a_cluster_that_declared_jobs_fill(cluster: ClusterHandle) -> None:
+    daemon = LiveDaemon(cluster)
+    daemon.prepare()
+    daemon.start()
+    total = sum(nodes * gpus for nodes, gpus in cluster.gpus_by_type.values())
+    declared = {}
+    try:
+        for number in range(6):
+            comment = "sia: gpus=1-16 level=adaptive batch=64:2048 local=8:256 signal=USR1@20"
+            app = APPLICATIONS[number % len(APPLICATIONS)]
+            declared[submit_declared(cluster, app, 1e9, "adaptive", comment)] = "adaptive"
+        cluster.wait_for(lambda: gpus_held(cluster) >= 0.8 * total, 180, "declared jobs to fill the cluster", every=1.0)
+        full = gpus_held(cluster)
+        undeclared = [cluster.sbatch("-p", gpu_type, *options, "--mem=100", wrap="sleep 15")
+                      for gpu_type, options in LARGE]  # fmt: skip
+        waiting = {str(job) for job in undeclared}
+        cluster.wait_for(
+            lambda: not waiting & {row["job"] for row in cluster.squeue()}, 300, "undeclared jobs to run", every=1.0
+        )
+        left = {row["job"] for row in cluster.squeue()}
+        assert left == {str(job) for job in declared}, f"declared jobs are gone: {left}"
+        outcome = read_outcome(cluster, declared, undeclared)
+        print(f"\n{full} of {total} GPUs held by declared jobs when undeclared ones came, {outcome}")
+        problems = judge(outcome, ended=False)
+        assert not problems, "\n".join(problems)
+    finally:
+        daemon.stop()
+
+
+def gpus_held(cluster: ClusterHandle) -> int:
+    """GPUs that running jobs hold."""
+    out = cluster.run(["squeue", "-h", "-t", "R", "-O", "tres-alloc:200"], user="slurm").stdout
+    fields = [word for line in out.split() for word in line.split(",")]
+    return sum(int(word.partition("=")[2]) for word in fields if word.startswith("gres/gpu="))
