@@ -46,6 +46,10 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
         "hostile_ms": besieged["median_ms"],
         "hostile_max_ms": besieged["max_ms"],
         "ratio": besieged["median_ms"] / honest["median_ms"],
+        "honest_cpu_ms": honest["cpu_ms"],
+        "hostile_cpu_ms": besieged["cpu_ms"],
+        "strays_removed": besieged["strays_removed"],
+        "cleanup_polls": besieged["cleanup_polls"],
         "memory_growth_mb": besieged["growth_mb"],
         "reports": besieged["reports"],
         "reports_expected": jobs * polls,
@@ -56,9 +60,13 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
         return
     click.echo(
         f"{jobs} jobs a round: {result['honest_ms']:.1f} ms alone, {result['hostile_ms']:.1f} ms among {strays} strays "
-        f"and {len(besieged['problems'])} hostile jobs (longest {result['hostile_max_ms']:.1f} ms), "
-        f"{result['memory_growth_mb']:.1f} MB more memory, {result['reports']} of {jobs * polls} honest lines read"
+        f"and {len(besieged['problems'])} hostile jobs (longest {result['hostile_max_ms']:.1f} ms; CPU of the round "
+        f"{result['honest_cpu_ms']:.1f} and {result['hostile_cpu_ms']:.1f} ms), "
+        f"{result['memory_growth_mb']:.1f} MB more memory, {result['reports']} of {jobs * polls} honest lines read, "
+        f"{result['strays_removed']} strays removed beside {result['cleanup_polls']} rounds"
     )
+    if besieged["folder_problem"]:
+        click.echo(f"  to the operator: {besieged['folder_problem']}")
     for job, sentences in besieged["problems"].items():
         click.echo(f"  {job}: {'; '.join(sentences)}")
 
@@ -72,28 +80,38 @@ def _measure(path: Path, jobs: int, strays: int, polls: int, hostile: bool) -> d
         os.close(os.open(reports / f"{10**9 + number}.0.{uid}.jsonl", os.O_CREAT | os.O_WRONLY))
     if hostile:
         known.update(_besiege(reports, uid))
-    reader = SpoolReader(path, JobsSection())
+    # as five minutes later, when strays are old enough to be removed
+    reader = SpoolReader(path, JobsSection(), clock=lambda: time.time() + 300.0)
     times_ms: list[float] = []
+    cpu_ms: list[float] = []
     read = 0
     problems: dict[str, tuple[str, ...]] = {}
+    folder_problem = ""
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for turn in range(polls):
         for job in range(1, jobs + 1):
             with (reports / f"{job}.0.{uid}.jsonl").open("ab") as file:
                 file.write(_line(job, turn))
         with _attacked(reports, uid, hostile):
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), time.thread_time()
             batch = reader.poll(known)
+            cpu_ms.append((time.thread_time() - cpu_begun) * 1e3)
             times_ms.append((time.perf_counter() - begun) * 1e3)
         read += sum(int(report.job_id) <= jobs for report in batch.reports)
         for job_id, sentences in batch.problems.items():
-            problems[job_id] = sentences
+            if int(job_id) > jobs:
+                problems[job_id] = sentences
+        folder_problem = batch.folder_problem or folder_problem
     for _ in range(3):
         read += sum(int(report.job_id) <= jobs for report in reader.poll(known).reports)
     after_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "median_ms": statistics.median(times_ms),
         "max_ms": max(times_ms),
+        "cpu_ms": statistics.median(cpu_ms),
+        "strays_removed": reader.finish_cleanup()[1],
+        "cleanup_polls": polls + 3,
+        "folder_problem": folder_problem,
         "growth_mb": (after_kb - before_kb) / 1e3,
         "reports": read,
         "problems": problems,

@@ -23,12 +23,12 @@ class JobsSection(Section):
     max_poll_s: float = Field(default=2.0, gt=0)
     """A round stops reading reports after this long and goes on with the other files next time."""
     max_files_per_user: int = Field(default=2_000, ge=1)
-    """Report files of jobs that are gone which one user may leave behind; more are removed at once."""
+    """Report files of jobs that are gone which one user may leave behind; more are removed when they are two minutes old."""
     linger_s: float = Field(default=300.0, ge=0)
     """A run's file is still read for this long after the run is over."""
     keep_after_end_s: float = Field(default=3_600.0, ge=0)
     """A run's file is removed this long after the run is over."""
     stray_age_s: float = Field(default=86_400.0, ge=60)
     """A file in `reports/` that belongs to no job we know is removed when nobody wrote to it for this long."""
-    cleanup_entries_per_poll: int = Field(default=1_000, ge=1)
-    """Directory entries looked at for clean-up in one round."""
+    cleanup_entries_per_poll: int = Field(default=20_000, ge=1)
+    """Directory entries looked at for clean-up in one round, beside the loop, which does not wait for it."""

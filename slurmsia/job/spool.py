@@ -67,7 +67,6 @@ class SpoolCounters:
     lines_dropped: int = 0
     files_refused: int = 0
     deferred: int = 0
-    entries_looked_at: int = 0
     files_removed: int = 0
     poll_s: float = 0.0
 
@@ -77,7 +76,7 @@ class SpoolBatch:
     """One poll: reports in order of job, restart and seq, and by job the sentences about what is wrong with its file.
 
     A job's problems are repeated at every poll until its run is forgotten. ``folder_problem`` is empty or says why
-    the whole spool cannot be read.
+    the whole spool cannot be read, or who fills it.
     """
 
     reports: tuple[Report, ...] = ()
@@ -148,7 +147,7 @@ class SpoolReader:
         self._marks = dict(marks or {})
         self._tails: dict[tuple[JobId, int], _Tail] = {}
         self._turn = 0
-        self._sweeper = Sweeper(limits)
+        self._sweeper = Sweeper(self._folder, limits)
 
     def marks(self) -> dict[str, tuple[int, int, int]]:
         """File name -> (inode, offset, last seq), for the next reader."""
@@ -181,20 +180,39 @@ class SpoolReader:
                 spent_by_user[tail.expected.uid] += used
                 reports += found
             self._forget(folder, now_s, tally)
-            names = {tail.name for tail in self._tails.values()}
-            self._sweeper.sweep(folder, names | {name + ROTATED for name in names}, now_s, tally)
         finally:
             os.close(folder)
         reports.sort(key=lambda report: (report.job_id, report.restart, report.seq))
         counters = replace(SpoolCounters(**tally), poll_s=time.monotonic() - started)
-        return SpoolBatch(tuple(reports), self._problems(), counters)
+        batch = SpoolBatch(tuple(reports), self._problems(), counters, self._crowd())
+        names = {tail.name for tail in self._tails.values()}
+        self._sweeper.begin(names | {name + ROTATED for name in names}, now_s)
+        return batch
+
+    def finish_cleanup(self) -> tuple[int, int]:
+        """Waits for the clean-up that the last poll began; entries looked at and files removed by all so far."""
+        self._sweeper.wait()
+        return self._sweeper.looked_at, self._sweeper.removed
 
     def _problems(self) -> Mapping[JobId, tuple[str, ...]]:
         found: dict[JobId, tuple[str, ...]] = {}
+        crowds = self._sweeper.crowds
         for tail in self._tails.values():
-            if tail.kinds:
-                found[tail.job_id] = found.get(tail.job_id, ()) + tail.problems
+            crowd = crowds.get(tail.expected.uid)
+            if tail.kinds or crowd is not None:
+                named = () if crowd is None else (self._crowd_sentence(tail.expected.uid, crowd),)
+                told = found.get(tail.job_id, ())
+                found[tail.job_id] = told + tail.problems + tuple(one for one in named if one not in told)
         return found
+
+    def _crowd(self) -> str:
+        return "; ".join(self._crowd_sentence(uid, count) for uid, count in sorted(self._sweeper.crowds.items())[:5])
+
+    def _crowd_sentence(self, uid: int, count: int) -> str:
+        return (
+            f"user id {uid} left {count} files of no running job in {self._folder}, more than "
+            f"{self._limits.max_files_per_user}; they are being removed"
+        )
 
     def _follow(self, known: Mapping[tuple[JobId, int], tuple[int, Allocation | None]], now_s: float) -> None:
         for key, (uid, allocation) in known.items():

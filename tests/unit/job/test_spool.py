@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from slurmsia.cluster import Allocation
 from slurmsia.config import JobsSection
+from slurmsia.job import spool_cleanup
 from slurmsia.job.directive import Directive, DirectiveReader, SpeedModel
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.job.names import ROTATED
@@ -278,18 +280,65 @@ def test_strays_are_removed_a_few_at_a_time_and_known_files_stay(spool: Path, cl
     (spool / "reports" / NAME).write_bytes(line(0))
     clock.now_s = os.stat(spool / "reports" / NAME).st_mtime + 90_000
     spool_reader = reader(spool, clock, cleanup_entries_per_poll=10)
-    for _ in range(8):
-        assert spool_reader.poll(KNOWN).counters.entries_looked_at <= 10
+    for turn in range(1, 9):
+        spool_reader.poll(KNOWN)
+        assert spool_reader.finish_cleanup()[0] <= 10 * turn
     assert [path.name for path in (spool / "reports").iterdir()] == [NAME]
 
 
-def test_more_strays_than_a_user_may_leave_are_removed_at_once(spool: Path, clock: Clock) -> None:
-    for number in range(50):
+def crowd(spool: Path, files: int) -> float:
+    """Files of no job, and when they were made."""
+    for number in range(files):
         (spool / "reports" / f"junk{number}").write_bytes(b"x")
+    return os.stat(spool / "reports" / f"junk{files - 1}").st_mtime
+
+
+def test_more_strays_than_a_user_may_leave_are_removed_and_named_to_him_and_to_the_operator(
+    spool: Path, clock: Clock
+) -> None:
+    clock.now_s = crowd(spool, 50) + 130
     spool_reader = reader(spool, clock, max_files_per_user=20)
-    clock.now_s = os.stat(spool / "reports" / "junk0").st_mtime
     spool_reader.poll(KNOWN)
+    spool_reader.finish_cleanup()
     assert len(list((spool / "reports").iterdir())) == 20
+    batch = spool_reader.poll(KNOWN)
+    assert f"user id {UID} left 50 files" in batch.folder_problem
+    assert any("left 50 files" in sentence for sentence in batch.problems["7"])
+    for _ in range(3):
+        spool_reader.finish_cleanup()
+        batch = spool_reader.poll(KNOWN)
+    assert not batch.folder_problem
+    assert "7" not in batch.problems
+
+
+def test_a_file_that_may_be_of_a_run_slurm_has_not_shown_yet_is_spared_in_a_crowd(spool: Path, clock: Clock) -> None:
+    clock.now_s = crowd(spool, 50) + 60
+    spool_reader = reader(spool, clock, max_files_per_user=20)
+    spool_reader.poll(KNOWN)
+    spool_reader.finish_cleanup()
+    assert len(list((spool / "reports").iterdir())) == 50
+
+
+def test_a_poll_never_waits_for_a_listing_that_hangs(
+    spool: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spool / "reports" / NAME).write_bytes(line(0))
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def scandir(folder: int) -> object:
+        hangs.set()
+        let_go.wait(60)
+        raise OSError("gone")
+
+    monkeypatch.setattr(spool_cleanup.os, "scandir", scandir)
+    spool_reader = reader(spool, clock)
+    assert len(spool_reader.poll(KNOWN).reports) == 1
+    assert hangs.wait(60)
+    with (spool / "reports" / NAME).open("ab") as file:
+        file.write(line(1))
+    assert len(spool_reader.poll(KNOWN).reports) == 1
+    let_go.set()
+    spool_reader.finish_cleanup()
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path, clock: Clock) -> None:
