@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Knots, ThroughputParams
-from .fit import MODEL_ERROR, Groups
+from .groups import MODEL_ERROR, Groups
 from .throughput import step_time
 
 Floats = NDArray[np.float64]

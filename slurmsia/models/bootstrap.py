@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .base import Knots, ThroughputParams, TypeModel
-from .fit import LOWEST_S, Fit, prior_params
+from .fit import Fit, prior_params
+from .minimise import LOWEST_S
 from .throughput import grad_time
 
 #: Relative errors added by each step away from own measurements (one standard deviation).

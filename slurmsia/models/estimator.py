@@ -20,7 +20,8 @@ from .base import BatchLimits, EfficiencyModel, JobModel, ThroughputParams, Type
 from .bias import Bias, learn
 from .bootstrap import TypeFit, TypeRatio, estimate
 from .efficiency import UNKNOWN, from_gradient
-from .fit import fit, group, usable
+from .fit import fit
+from .groups import group, usable
 from .pipeline import PipelineFit, estimate_pipeline, fit_pipeline
 from .throughput import is_sane
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..history import Observation
 from .base import PipelineParams, TypeModel
 from .bootstrap import NOTHING_KNOWN_ERROR, RATIO_ERROR, TypeRatio
-from .fit import MODEL_ERROR, usable
+from .groups import MODEL_ERROR, usable
 from .throughput import FORWARDS_PER_MICROBATCH, pipeline_step_time
 
 

@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 
 from slurmsia.history import Observation
 from slurmsia.models.base import ThroughputParams
-from slurmsia.models.fit import DOUBTFUL_LOSS, NAMES, fit, group, loss
+from slurmsia.models.fit import DOUBTFUL_LOSS, NAMES, fit, loss
+from slurmsia.models.groups import group
 from slurmsia.models.throughput import is_sane, step_time
 
 SHAPES = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 16), (3, 24), (4, 32)]

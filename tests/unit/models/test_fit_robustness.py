@@ -8,7 +8,8 @@ import pytest
 
 from slurmsia.history import Observation
 from slurmsia.models.base import ThroughputParams
-from slurmsia.models.fit import UNSEEN_SLOPE, fit, group
+from slurmsia.models.fit import UNSEEN_SLOPE, fit
+from slurmsia.models.groups import group
 from slurmsia.models.throughput import step_time
 
 TRUTH = ThroughputParams(0.1, 0.002, 0.08, 0.004, 0.02, 0.001, 1.8)

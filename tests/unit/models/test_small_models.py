@@ -24,8 +24,8 @@ from slurmsia.models.efficiency import (
     from_local_squares,
 )
 from slurmsia.models.estimator import fit_type
-from slurmsia.models.fit import group
 from slurmsia.models.goodput import BatchOption, best_batch, keep_or_change
+from slurmsia.models.groups import group
 from slurmsia.models.profiles import Point, observation
 from slurmsia.models.throughput import overlap, step_time
 
