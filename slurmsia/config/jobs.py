@@ -23,7 +23,7 @@ class JobsSection(Section):
     max_poll_s: float = Field(default=2.0, gt=0)
     """A round stops reading reports after this long and goes on with the other files next time."""
     max_files_per_user: int = Field(default=2_000, ge=1)
-    """Report files of jobs that are gone which one user may leave behind; more are removed when they are two minutes old."""
+    """Report files of jobs that are gone which one user may leave behind; more are removed once they are 2 min old."""
     linger_s: float = Field(default=300.0, ge=0)
     """A run's file is still read for this long after the run is over."""
     keep_after_end_s: float = Field(default=3_600.0, ge=0)
