@@ -108,19 +108,28 @@ def release(job_id: str, server: str | None, as_json: bool) -> None:
 
 @click.command("release-all")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for runs that are still ending.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def release_all(config_file: Path, as_json: bool) -> None:
+def release_all(config_file: Path, wait_s: float, as_json: bool) -> None:
     """End every lease and clear every pin of ours in Slurm now. Needs no daemon; run it as SlurmUser or root.
 
-    Stop or pause the daemon first, or it leases the jobs again. Exit code 1: some jobs could not be released now.
+    Stop or pause the daemon first, or it leases the jobs again. Exit code 1: some jobs could not be released.
 
     \b
     Example:
       systemctl stop slurmsia && slurmsia release-all
     """
-    from slurmsia.act import release_all as act
     from slurmsia.config import ConfigError
     from slurmsia.config.loader import load
+    from slurmsia.release import release_all as act
     from slurmsia.slurm.client import SlurmError
     from slurmsia.slurm.command import CommandClient
 
@@ -136,7 +145,7 @@ def release_all(config_file: Path, as_json: bool) -> None:
         moves, standings, note = _remembered(config, cluster)
         if note:
             click.echo(f"slurmsia: {note}", err=True)
-        done = act(client, moves, standings, config.moves.lease_s)
+        done = act(client, moves, standings, config.moves.lease_s, wait_s=wait_s)
     except SlurmError as error:
         click.echo(f"slurmsia: Slurm could not be read, nothing was changed: {error}", err=True)
         sys.exit(EXIT_FAILED)

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from .channel import JobChannel, JobNews, SilentJobs
 from .cluster import Job, JobId, JobState, Node, Snapshot
-from .declaration import DeclarationError, parse
-from .leases import due_renewals, on_our_lease
+from .eligibility import is_declared
+from .leases import due_renewals
 from .move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
 from .moves import derive, step
 from .plan import Plan, TargetKind
@@ -393,7 +393,7 @@ class Actor:
             del self.leased[job_id]
         mine = self.leased.keys() - set(known) | (self.leased.keys() & left)
         for job in snapshot.jobs:
-            if job.id not in mine or job.id in self.flights or _is_declared(job):
+            if job.id not in mine or job.id in self.flights or is_declared(job):
                 continue
             begin_s = self.leased.pop(job.id)
             if job.state is JobState.PENDING and not job.completing and not job.hold and job.begin_s == begin_s:
@@ -410,7 +410,7 @@ class Actor:
         for job in snapshot.jobs:
             if job.hold != "launch-failure" or job.id in self.flights or job.id not in standings:
                 continue
-            if not _is_declared(job) or self._mends.get(job.id, 0) >= self.limits.mends:
+            if not is_declared(job) or self._mends.get(job.id, 0) >= self.limits.mends:
                 continue
             self._mends[job.id] = self._mends.get(job.id, 0) + 1
             try:
@@ -448,68 +448,3 @@ def _first_samples(job: Job | None, news: JobNews | None) -> float | None:
     if job is None or news is None or news.restart != job.restarts or job.state is not JobState.RUNNING:
         return None
     return news.samples
-
-
-def _is_declared(job: Job) -> bool:
-    try:
-        return parse(job.comment) is not None
-    except DeclarationError:
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """What `release_all` did, by job; ``left``: why a job could not be released now."""
-
-    leases_ended: tuple[JobId, ...] = ()
-    pins_cleared: tuple[JobId, ...] = ()
-    holds_ended: tuple[JobId, ...] = ()
-    left: Mapping[JobId, str] = field(default_factory=dict)
-
-
-def release_all(
-    client: SlurmClient,
-    moves: Iterable[Move] = (),
-    standings: Mapping[JobId, Standing] | None = None,
-    lease_s: float = 600.0,
-) -> Released:
-    """End every lease and clear every pin of ours now; needs no daemon. Declared jobs and jobs of ``moves`` only.
-
-    Raises `SlurmUnavailable` when the queue cannot be read.
-    """
-    standings = standings or {}
-    flights = {move.job_id: move for move in moves}
-    snapshot = client.snapshot()
-    leases: list[JobId] = []
-    pins: list[JobId] = []
-    holds: list[JobId] = []
-    left: dict[JobId, str] = {}
-    for job in snapshot.jobs:
-        if job.state is not JobState.PENDING or (job.id not in flights and not _is_declared(job)):
-            continue
-        if job.completing:
-            left[job.id] = "its last run is still completing; Slurm starts it by itself within its requeue delay"
-            continue
-        standing, move = standings.get(job.id), flights.get(job.id)
-        try:
-            if job.hold == "launch-failure":
-                client.end_launch_failure_hold(job.id)
-                holds.append(job.id)
-            if _pinned_by_us(job, standing, move):
-                client.clear_pins(job.id)
-                pins.append(job.id)
-            if job.hold in ("", "launch-failure") and (job.hold or on_our_lease(job, snapshot, standing, lease_s)):
-                client.end_lease(job.id)
-                leases.append(job.id)
-        except SlurmError as error:
-            left[job.id] = str(error)
-    return Released(tuple(leases), tuple(pins), tuple(holds), left)
-
-
-def _pinned_by_us(job: Job, standing: Standing | None, move: Move | None) -> bool:
-    required = set(job.request.required_nodes)
-    if not required:
-        return False
-    if standing is not None and standing.submitted is not None:
-        return bool(required - set(standing.submitted.required_nodes))
-    return move is not None and move.edit is not None and set(move.edit.required_nodes or ()) == required

@@ -231,3 +231,11 @@ def _stays(job: Job, declaration: Declaration, standing: Standing, now_s: float,
     if started_s is not None and now_s - started_s < min_run_s:
         return "young", f"its run is {max(now_s - started_s, 0.0):.0f} s old and is not moved before {min_run_s:.0f} s"
     return "", ""
+
+
+def is_declared(job: Job) -> bool:
+    """Whether its owner gave the job to slurmsia, even in words that cannot be read."""
+    try:
+        return parse(job.comment) is not None
+    except DeclarationError:
+        return True

@@ -202,19 +202,11 @@ class Site:
 
     def release_all(self) -> None:
         """What an operator runs when the daemon is gone."""
-        said = self.cluster.python(
-            "from pathlib import Path\n"
-            "from slurmsia.act import release_all\n"
-            "from slurmsia_daemon import wiring\n"
-            "from slurmsia_daemon.movelog import StoreMoveLog\n"
-            f"config = wiring.read_config(Path({CONFIG!r}))\n"
-            "client = wiring.make_client(config)\n"
-            "store = wiring.make_store(config, wiring.cluster_name(client, config))\n"
-            "unfinished = StoreMoveLog(store).unfinished()\n"
-            "print(release_all(client, unfinished, store.standing(), config.moves.lease_s))\n"
-            "client.close()\n"
-        )
-        print(said)
+        argv = ["env", "-C", PROJECT, *SLURMSIA.split(), "release-all", "--config", CONFIG]
+        done = self.cluster.run(argv, user="slurm", timeout=120, check=False)
+        if done.returncode != 0:
+            self.complain(f"slurmsia release-all: {done.stdout}{done.stderr}")
+        print(done.stdout)
 
     def empty_postgresql(self) -> None:
         """A fresh schema in the cluster's PostgreSQL."""
@@ -262,6 +254,14 @@ class Site:
                     self.complain(
                         f"job {job.id} is kept from starting for {wait:.0f} s, at most {beyond_s:.0f} s are allowed"
                     )
+
+    def check_free(self) -> None:
+        """No declared job waits for a time, is held, or is tied to nodes: Slurm alone decides when each starts."""
+        self.check_waiting(1.0)
+        for job in self.jobs.values():
+            listed = self.fields(job.id).get("ReqNodeList", "(null)")
+            if job.declared and listed != "(null)":
+                self.complain(f"job {job.id} is still pinned to {listed}")
 
     def all_run(self, within_s: float, what: str) -> None:
         """Every job that was neither cancelled nor held by the test runs within some seconds."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slurmsia.act import Actor, Fenced, MemoryMoveLog, release_all
+from slurmsia.act import Actor, Fenced, MemoryMoveLog
 from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import JobId, JobState, Shape
 from slurmsia.config import Config, MovesSection
@@ -14,6 +14,7 @@ from slurmsia.config.site import GpuTypeSection
 from slurmsia.leases import limits_of
 from slurmsia.move import Limits, Move, MoveKind, Phase
 from slurmsia.plan import Plan, Target, TargetKind
+from slurmsia.release import release_all
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,
@@ -336,6 +337,21 @@ def test_release_all_leaves_no_lease_and_no_pin_and_every_job_eligible(phase: Ph
     stage.advance(5.0)
     assert stage.emulator.job(moving).state is JobState.RUNNING
     assert stage.emulator.job(leased).state is JobState.RUNNING
+
+
+def test_release_all_waits_for_a_run_that_is_still_ending_and_then_makes_its_job_eligible() -> None:
+    stage = Stage(Latencies(schedule_s=0.5, completing_s=8.0))
+    job_id = stage.submit(4, "t4")
+    stage.plan(to(job_id, "rtx", 8, "rtx-01", pin=True))
+    _killed_before(stage, Phase.REQUEUED)
+    stage.client.requeue(job_id)
+    assert stage.emulator.job(job_id).completing
+    assert job_id in release_all(stage.client, stage.log.unfinished()).left
+    released = release_all(stage.client, stage.log.unfinished(), wait_s=30.0, sleep=stage.emulator.advance)
+    assert not released.left
+    assert job_id in released.leases_ended
+    stage.advance(2.0)
+    assert stage.emulator.job(job_id).state is JobState.RUNNING
 
 
 def test_the_policy_file_sets_the_limits() -> None:
