@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engine import STATE
-from harness import ClusterHandle
+from harness import SLACK, ClusterHandle
 from suites import SUITES
 
 _ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "cluster"
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop tests that no chosen suite is meant for, and run suite by suite."""
+    """Drop tests that no chosen suite is meant for, and run suite by suite; a busy machine gets more time."""
 
     def suite_of(item: pytest.Item) -> object:
         callspec = getattr(item, "callspec", None)
@@ -56,6 +56,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     meant = [item for item in items if suite_of(item) in ("", *SUITES)]
     if len(meant) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in meant])
+    for item in meant:
+        limit = item.get_closest_marker("timeout")
+        if limit is not None and suite_of(item):
+            item.add_marker(pytest.mark.timeout(SLACK * limit.args[0]), append=False)
     items[:] = sorted(meant, key=lambda item: str(suite_of(item)))
 
 

@@ -136,9 +136,9 @@ def _wait_until_healthy(suite: Suite) -> None:
         usable = [line for line in states if line.split()[1:] in (["idle"], ["mix"], ["alloc"])]
         return len(usable) == nodes
 
-    _until(suite, 90, f"{nodes} nodes idle", nodes_idle)
-    _until(suite, 30, "accounting", lambda: "lab" in in_controller(suite, "sacctmgr", "-n", "list", "account").stdout)
-    _until(suite, 30, "PostgreSQL", lambda: _postgres_answers(suite))
+    _until(suite, 300, f"{nodes} nodes idle", nodes_idle)
+    _until(suite, 120, "accounting", lambda: "lab" in in_controller(suite, "sacctmgr", "-n", "list", "account").stdout)
+    _until(suite, 120, "PostgreSQL", lambda: _postgres_answers(suite))
     run_a_job_on_each_type(suite)
 
 
@@ -181,7 +181,7 @@ def run_a_job_on_each_type(suite: Suite) -> dict[str, str]:
     for job in ids:
         _until(
             suite,
-            60,
+            180,
             f"job {job} to complete",
             lambda job=job: "JobState=COMPLETED" in in_controller(suite, "scontrol", "show", "job", job).stdout,
         )

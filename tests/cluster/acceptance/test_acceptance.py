@@ -13,7 +13,7 @@ from outcome import judge, read_outcome
 LEVELS = ("adaptive", "adaptive", "restartable", "restartable", "moldable", "rigid")
 APPLICATIONS = ("cifar10", "bert", "deepspeech2", "yolov3")
 FULL = bool(os.environ.get("SLURMSIA_ACCEPTANCE_FULL"))
-DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 1800.0) if FULL else (10, 5, 40.0, 900.0)
+DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 900.0) if FULL else (10, 5, 40.0, 240.0)
 LEAST_MOVES = 10 if FULL else 4
 SPEEDUP = 6.0
 
@@ -65,7 +65,7 @@ def submit_all(cluster: ClusterHandle, draw: random.Random) -> tuple[dict[int, s
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(1500)
 @pytest.mark.slurm("forky", "trixie", "bookworm")
 def test_declared_jobs_move_undeclared_ones_are_untouched_and_every_allocation_is_as_planned(
     cluster: ClusterHandle,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import pytest
-from harness import PROJECT, VENV_PYTHON, ClusterHandle
+from harness import PROJECT, SLACK, VENV_PYTHON, ClusterHandle
 from live import CONFIG, SLURMSIA, LiveDaemon, accounted_runs
 
 FOLDER = "/var/lib/slurmsia-fear"
@@ -33,6 +33,8 @@ QUICKER: dict[str, object] = {
 #: Slurm's own restart after a requeue, where a test waits for it; otherwise 121 s.
 SHORT_REQUEUE = "AuthInfo=cred_expire=12\n"
 SHORT_REQUEUE_S = 13
+#: Allowed beyond a promise's own time for Slurm and the machine to start a job that may start.
+START_SLACK_S = 45.0
 LIVING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 Shape = tuple[str, int]
 """GPU type and GPUs in all, as slurmdbd records them."""
@@ -264,8 +266,11 @@ class Site:
                 self.complain(f"job {job.id} is still pinned to {listed}")
 
     def all_run(self, within_s: float, what: str) -> None:
-        """Every job that was neither cancelled nor held by the test runs within some seconds."""
-        end = time.monotonic() + within_s
+        """Every job that was neither cancelled nor held by the test runs within some seconds.
+
+        Begin times are held to the second by `check_waiting`; here a busy machine gets more time to start the job.
+        """
+        end = time.monotonic() + within_s + START_SLACK_S
         waiting = [job.id for job in self.jobs.values() if not job.excused_ends and not job.excused_hold]
         while waiting and time.monotonic() < end:
             states = {row["job"]: row["state"] for row in self.cluster.squeue()}
@@ -277,7 +282,7 @@ class Site:
                 key: fields.get(key)
                 for key in ("JobState", "Reason", "EligibleTime", "Restarts", "ReqTRES", "ExitCode")
             }
-            self.complain(f"job {job} does not run {within_s:.0f} s after: {what} ({words})")
+            self.complain(f"job {job} does not run {within_s + START_SLACK_S:.0f} s after: {what} ({words})")
 
     def judge(self) -> None:
         """Let every job end and hold Slurm's accounting against what may have happened; raises on violations."""
@@ -288,12 +293,12 @@ class Site:
             if job.excused_hold:
                 self.cluster.run(["scontrol", "release", str(job.id)], user="root", check=False)
         live = {str(job) for job in self.jobs}
-        end = time.monotonic() + 180
+        end = time.monotonic() + SLACK * 120
         while time.monotonic() < end and any(row["job"] in live for row in self.cluster.squeue()):
             time.sleep(0.5)
         planned = self._planned()
         ends: dict[int, list[dict[str, str]]] = {}
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + SLACK * 15
         while time.monotonic() < deadline:
             ends = {}
             for run in accounted_runs(self.cluster):
