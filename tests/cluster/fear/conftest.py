@@ -40,4 +40,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{'':>30}{sentence}")
     runs = sum(runs for runs, _ in _TABLE.values())
     violations = sum(len(violations) for _, violations in _TABLE.values())
-    terminalreporter.write_line(f"in all: {runs} runs, {violations} violations")
+    terminalreporter.write_line(f"in all: {runs} live faults, {violations} violations")
