@@ -6,7 +6,6 @@ script that passed is remembered by its hash in the user's data folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 import click
 
+from slurmsia.job import proof
 from slurmsia.job.names import REPORTS, report_name, spool_dir
 
 from .submit import sbatch_command, split_words
@@ -59,7 +59,7 @@ def rehearse(
         sys.exit(1)
     script = next((Path(word) for word in rest if not word.startswith("-") and Path(word).is_file()), None)
     if script is not None:
-        remember(script)
+        proof.remember(script.read_bytes())
     click.echo(f"proven: checkpointed at {before:g} samples, resumed and at {after:g} after the move")
 
 
@@ -146,28 +146,3 @@ def _lines(job: str, restart: int) -> list[dict[str, Any]]:
     except OSError:
         return []
     return found
-
-
-def _memory() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return Path(base) / "slurmsia" / "proven.json"
-
-
-def remember(script: Path) -> None:
-    """Notes the script's hash as proven."""
-    path = _memory()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = proven_scripts()
-    known[hashlib.sha256(script.read_bytes()).hexdigest()] = time.time()
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(known))
-    temporary.replace(path)
-
-
-def proven_scripts() -> dict[str, float]:
-    """sha256 of a proven script -> when it was proven (epoch s); empty when nothing was."""
-    try:
-        known = json.loads(_memory().read_text())
-    except (OSError, ValueError):
-        return {}
-    return {str(key): float(value) for key, value in known.items()} if isinstance(known, dict) else {}

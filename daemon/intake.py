@@ -150,6 +150,8 @@ class Intake:
         for report in reports:
             self._channel.hear(report)
             self._book.reported(report.job_id)
+            if report.script_proven:
+                self._book.proven(report.job_id)
 
     def _drain(self, budget_s: float) -> None:
         """Store what is held, a chunk a transaction, until the budget is spent."""

@@ -76,11 +76,13 @@ def split_queue(
     lease_s: float,
     known_types: Sequence[str] | None = None,
     min_run_s: float = 0.0,
+    only_proven: bool = False,
 ) -> Queue:
     """Every live job of the snapshot as managed or left alone; ended jobs are in neither.
 
     ``lease_s``: how far ahead a begin time of ours may lie; ``known_types``: GPU types a declaration may name (default:
-    those of the snapshot); ``min_run_s``: a run younger than that is not moved.
+    those of the snapshot); ``min_run_s``: a run younger than that is not moved; ``only_proven``: nor is a job whose
+    script was never rehearsed.
     """
     types: frozenset[str] = frozenset(
         known_types if known_types is not None else (kind.name for kind in snapshot.gpu_types)
@@ -90,7 +92,7 @@ def split_queue(
     for job in snapshot.jobs:
         if job.state is JobState.ENDED:
             continue
-        judged = judge(job, standing.get(job.id), snapshot, scope, lease_s, types, min_run_s)
+        judged = judge(job, standing.get(job.id), snapshot, scope, lease_s, types, min_run_s, only_proven)
         if isinstance(judged, Managed):
             managed.append(judged)
         else:
@@ -106,6 +108,7 @@ def judge(
     lease_s: float,
     known_types: Collection[str],
     min_run_s: float = 0.0,
+    only_proven: bool = False,
 ) -> Managed | LeftAlone:
     """One live job: managed with its declaration, or left alone with the reason."""
     declaration = _parsed(job.comment, frozenset(known_types))
@@ -118,7 +121,7 @@ def judge(
     refused = _never_ours(job, request, scope) or _not_now(job, own, standing is not None, snapshot, lease_s)
     if refused is not None:
         return LeftAlone(job, *refused)
-    stays_code, stays = _stays(job, declaration, own, snapshot.taken_s, min_run_s)
+    stays_code, stays = _stays(job, declaration, own, snapshot.taken_s, min_run_s, only_proven)
     return Managed(job, declaration, own, request, stays, stays_code)
 
 
@@ -214,7 +217,9 @@ def user_begin_s(job: Job, standing: Standing | None, snapshot: Snapshot, lease_
     return None if ours or slurms else job.begin_s
 
 
-def _stays(job: Job, declaration: Declaration, standing: Standing, now_s: float, min_run_s: float) -> tuple[str, str]:
+def _stays(
+    job: Job, declaration: Declaration, standing: Standing, now_s: float, min_run_s: float, only_proven: bool
+) -> tuple[str, str]:
     if standing.in_flight is not None:
         return "moving", f"its move to {standing.in_flight} is still going on"
     if job.state is not JobState.RUNNING:
@@ -227,6 +232,8 @@ def _stays(job: Job, declaration: Declaration, standing: Standing, now_s: float,
         return "rigid", "rigid jobs are never restarted"
     if declaration.level is Level.MOLDABLE:
         return "moldable", "moldable jobs keep the shape they started with"
+    if only_proven and not standing.script_proven:
+        return "unproven", "this site moves only jobs whose script was rehearsed; run slurmsia rehearse with it once"
     started_s = standing.run_started_s if standing.run_started_s is not None else job.start_s
     if started_s is not None and now_s - started_s < min_run_s:
         return "young", f"its run is {max(now_s - started_s, 0.0):.0f} s old and is not moved before {min_run_s:.0f} s"

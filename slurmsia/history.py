@@ -140,4 +140,6 @@ class Report:
     energy_j: float | None = None
     net_bytes: float | None = None
     handles_signal: bool = False
+    script_proven: bool = False
+    """Its owner rehearsed the script: it checkpoints, moves and resumes."""
     extra: tuple[tuple[str, str], ...] = field(default=())

@@ -60,7 +60,8 @@ def decide(
     a job: the job is left alone and its verdict says why.
     """
     known = sorted({kind.name for kind in snapshot.gpu_types} | set(config.gpu_types))
-    queue = split_queue(snapshot, standing, config.scope, config.moves.lease_s, known, config.moves.min_run_s)
+    moves = config.moves
+    queue = split_queue(snapshot, standing, config.scope, moves.lease_s, known, moves.min_run_s, moves.only_proven)
     rules = StartRules(snapshot)
     demand = collect(snapshot, queue, models, config, rules, table or GoodputTable())
     answer = ask(snapshot, demand, config)

@@ -40,6 +40,7 @@ class Standing:
     requested: Shape | None = None
     """What the user submitted, before any edit of ours; ``None`` = as Slurm's request says."""
     script_proven: bool = False
+    """Its owner rehearsed the script, as its start report says (``slurmsia rehearse``)."""
     submitted: Request | None = None
     """The request as the user submitted it, before any edit of ours: tasks, CPUs and memory per GPU come from it."""
     submitted_time_limit_s: float | None = None

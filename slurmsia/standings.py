@@ -28,6 +28,7 @@ class StandingBook:
         self._standings: dict[JobId, Standing] = dict(standings or {})
         self._seen_s: dict[JobId, float] = {}
         self._reports: set[JobId] = set()
+        self._proven: set[JobId] = set()
         self._changed: set[JobId] = set()
 
     def standings(self) -> Mapping[JobId, Standing]:
@@ -66,6 +67,7 @@ class StandingBook:
             del self._standings[job_id]
             self._seen_s.pop(job_id, None)
             self._reports.discard(job_id)
+        self._proven &= alive
         return self.standings()
 
     def reported(self, job_id: JobId) -> None:
@@ -74,6 +76,13 @@ class StandingBook:
         standing = self._standings.get(job_id)
         if standing is not None and standing.restoring:
             self._set(replace(standing, restoring=False))
+
+    def proven(self, job_id: JobId) -> None:
+        """Its owner has rehearsed the job's script; remembered also before the job is first observed."""
+        self._proven.add(job_id)
+        standing = self._standings.get(job_id)
+        if standing is not None and not standing.script_proven:
+            self._set(replace(standing, script_proven=True))
 
     def landed(self, move: Move, now_s: float) -> None:
         """A move came to its end: count it, remember pins, missed graces and harm."""
@@ -141,6 +150,7 @@ class StandingBook:
             submitted_time_limit_s=job.time_limit_s,
             user_begin_s=self._user_begin(job),
             wait_since_s=(job.submit_s or now_s) if job.state is JobState.PENDING else None,
+            script_proven=job.id in self._proven,
         )
 
     def _user_begin(self, job: Job) -> float | None:

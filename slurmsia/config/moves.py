@@ -29,6 +29,8 @@ class MovesSection(Section):
     """Time a job gets for its checkpoint after the signal, unless it declared or showed that it needs another."""
     min_run_s: float = Field(default=120.0, ge=0)
     """A job is not moved before its present run is this old."""
+    only_proven: bool = False
+    """Move only jobs whose script its owner has rehearsed (`slurmsia rehearse`); others keep what they started with."""
     per_round: int = Field(default=32, ge=0)
     """Most moves that one round may begin (starts of waiting jobs do not count)."""
     per_user_round: int = Field(default=16, ge=0)

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from . import environment
+from . import environment, proof
 from .names import spool_dir
 from .report_file import ReportFile
 
@@ -36,6 +36,9 @@ def _add_env(commands: Any) -> None:
 
 def _env(options: argparse.Namespace) -> int:
     mended = environment.mend(os.environ)
+    if mended:
+        since = proof.proven_since(os.getppid())
+        mended[proof.VARIABLE] = None if since is None else str(since)
     if options.json:
         import json
 
@@ -107,6 +110,8 @@ def _record(options: argparse.Namespace) -> Dict[str, Any]:
             record["progress"]["target"] = options.target
     if options.handles:
         record["handles"] = options.handles
+    if options.event == "start":
+        record.update(proof.claimed())
     ckpt = {"save_s": options.save_seconds, "load_s": options.load_seconds}
     if any(value is not None for value in ckpt.values()):
         record["ckpt"] = {key: value for key, value in ckpt.items() if value is not None}

@@ -74,6 +74,7 @@ def parse_line(
         energy_j=_number(record, "energy_j", 0.0, _BIG) if record.get("energy_j") is not None else None,
         net_bytes=_number(record, "net_bytes", 0.0, _BIG) if record.get("net_bytes") is not None else None,
         handles_signal=isinstance(record.get("handles"), str) and bool(record["handles"]),
+        script_proven=record.get("proven") is not None and _number(record, "proven", 0.0, now_s + MAX_AHEAD_S) > 0,
         extra=_extra(record),
     )
 

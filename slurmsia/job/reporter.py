@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
-from . import environment
+from . import environment, proof
 from .directive import CHECKPOINT, Directive, DirectiveReader
 from .facts import Facts
 from .names import spool_dir
@@ -98,7 +98,8 @@ class Reporter:
         self._begun = time.perf_counter()
         self._handle_signal()
         if self._file is not None:
-            self._event("start", {"handles": self._signal_name} if self._handles else {})
+            handles = {"handles": self._signal_name} if self._handles else {}
+            self._event("start", {**handles, **proof.claimed()})
             self._thread = threading.Thread(target=self._run, name="slurmsia-reporter", daemon=True)
             self._thread.start()
         return self

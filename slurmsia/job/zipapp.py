@@ -21,6 +21,7 @@ JOB_SIDE = (
     "environment.py",
     "facts.py",
     "names.py",
+    "proof.py",
     "report_file.py",
     "reporter.py",
     "huggingface.py",

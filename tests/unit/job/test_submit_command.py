@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from slurmsia_cli import rehearse
 from slurmsia_cli.main import cli
 
 
@@ -72,14 +71,6 @@ def test_declare_prints_the_scontrol_command() -> None:
     result = CliRunner().invoke(cli, ["declare", "--dry-run", "12", "--clear"])
     assert shlex.split(result.output) == ["scontrol", "update", "JobId=12", "Comment="]
     assert CliRunner().invoke(cli, ["declare", "12"]).exit_code == 2
-
-
-def test_a_proven_script_is_remembered_by_its_content(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(script.parent / "data"))
-    assert rehearse.proven_scripts() == {}
-    rehearse.remember(script)
-    rehearse.remember(script)
-    assert len(rehearse.proven_scripts()) == 1
 
 
 def test_the_reporter_bench_prints_its_keys() -> None:
