@@ -38,7 +38,7 @@ def test_a_job_is_resized_on_its_own_node_and_slurm_never_takes_it_for_its_old_r
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_jobs_are_resized_on_their_own_nodes_many_times_and_slurm_never_takes_one_for_its_old_run(site: Site) -> None:
-    _resize(site, 20)
+    _resize(site, 10)
 
 
 @pytest.mark.timeout(240)

@@ -78,7 +78,7 @@ def test_a_job_that_our_signal_kills_since_its_words_were_wrong_is_put_back_and_
     ("phase", "moment"),
     [("planned", "saved"), ("requeued", "saved"), ("requeued", "called"), ("edited", "called"), ("running", "saved")],
 )
-@pytest.mark.parametrize("time", range(5))
+@pytest.mark.parametrize("time", range(2))
 def test_a_user_cancels_holds_edits_and_requeues_at_any_state_of_a_move(
     site: Site, phase: str, moment: str, time: int
 ) -> None:
