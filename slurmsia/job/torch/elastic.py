@@ -22,6 +22,7 @@ from . import state as states
 from .noise import GradientNoise
 from .rules import learning_rate_factor
 from .sampler import EpochStream, IndexBatches, MicroBatch, StepPlan, StreamBatches, micro_batches
+from .sync import SyncTime
 
 #: Ranks agree about stopping and batch size about this often; in between steps carry no extra traffic.
 _AGREE_EVERY_S = 0.5
@@ -92,6 +93,7 @@ class Elastic:
         self._choice = Batch(0, 0)
         self._micro: Optional[MicroBatch] = None
         self._measuring = False
+        self._sync: Optional[SyncTime] = None
         self._replan = False
         self._next_agreement = 0
         self._saved_at = time.monotonic()
@@ -133,6 +135,8 @@ class Elastic:
         if size > 1 and not isinstance(self.model, torch.nn.parallel.DistributedDataParallel) and self._measures:
             device_ids = [torch.cuda.current_device()] if _on_gpu(self._user_model) else None
             self.model = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=device_ids)
+        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
+            self._sync = SyncTime(self.model)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -163,7 +167,12 @@ class Elastic:
         if self._measuring:
             self.noise.part(micro.weight)
         scaled = loss if micro.weight == 1.0 else loss * micro.weight
+        watched = self._sync if micro.last else None
+        if watched is not None:
+            watched.begin()
         (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+        if watched is not None:
+            watched.end()
 
     def step(self) -> bool:
         """Ends the micro-batch; at the end of a step updates the model. True when the model was updated.
@@ -185,6 +194,7 @@ class Elastic:
             local=micro.step_total / plan.world / (plan.accumulation + 1),
             samples=micro.step_total,
             accum=plan.accumulation,
+            sync=0.0 if self._sync is None else self._sync.take_s(),
         )
         last_s, self._step_begun = now - self._step_begun, now
         if self.steps >= self._next_agreement:
