@@ -43,12 +43,18 @@ class Core:
 
     def dual(self, prices: Ints) -> tuple[int, Ints]:
         """Bound on everything the core allows at given prices, and the loss [K, P] of each option under it."""
-        priced = self.value - np.tensordot(prices, self.need, axes=1)
-        priced[~self.options] = -NOT_AN_OPTION
-        best: Ints = np.asarray(priced.max(axis=1), dtype=np.int64)
-        loss: Ints = best[:, None] - priced
-        loss[~self.options] = NOT_AN_OPTION
-        return self.decided_value + int(best.sum()) + int(prices @ self.limit), loss
+        bounds, losses = self.duals(prices[None])
+        return int(bounds[0]), losses[0]
+
+    def duals(self, prices: Ints) -> tuple[Ints, Ints]:
+        """As `dual` for several price vectors [D, rows] at once: bounds [D] and losses [D, K, P]."""
+        rows, jobs, width = self.need.shape
+        priced = self.value - (prices @ self.need.reshape(rows, jobs * width)).reshape(len(prices), jobs, width)
+        priced[:, ~self.options] = -NOT_AN_OPTION
+        best: Ints = np.asarray(priced.max(axis=2), dtype=np.int64)
+        loss: Ints = np.subtract(best[:, :, None], priced, out=priced)
+        loss[:, ~self.options] = NOT_AN_OPTION
+        return self.decided_value + best.sum(axis=1) + prices @ self.limit, loss
 
     def full(self, picks: Ints) -> Ints:
         """The choice [free jobs] when core job k takes its option ``picks[k]``."""
@@ -108,11 +114,10 @@ def _padded(program: ScaledProgram, jobs: Ints, alive: NDArray[np.bool_], decide
     return Core(jobs, table, value, need, limit, table != -2, decided, program.worth(decided))
 
 
-def narrowed(core: Core, losses: list[tuple[int, Ints]], threshold: int) -> Core | None:
-    """The core without options that any of several duals (bound, losses) proves unable to beat ``threshold``."""
-    alive = core.options.copy()
-    for bound, loss in losses:
-        alive &= loss < bound - threshold
+def narrowed(core: Core, duals: tuple[Ints, Ints], threshold: int) -> Core | None:
+    """The core without options that any of several duals (bounds, losses) proves unable to beat ``threshold``."""
+    bounds, losses = duals
+    alive = core.options & (losses < (bounds - threshold)[:, None, None]).all(axis=0)
     counts = alive.sum(axis=1)
     if (counts == 0).any():
         return None

@@ -61,7 +61,7 @@ def deepen(
     """
     worth, bound, spent = program.worth(choice), priced.bound, 0
     whole = survivors(program, priced, worth)
-    duals = tilted(priced.prices)
+    duals = None if whole is None else whole.duals(np.array(tilted(priced.prices)))
     reach, pace = _first_reach(whole, priced, bound - worth), _FIRST_PACE
     while bound - worth > effort.enough:
         polishing = bound - worth <= effort.good
@@ -70,8 +70,8 @@ def deepen(
             break
         threshold = max(worth, priced.bound - int(reach))
         core = whole
-        if whole is not None:
-            core = narrowed(whole, [whole.dual(prices) for prices in duals], threshold)
+        if whole is not None and duals is not None:
+            core = narrowed(whole, duals, threshold)
         if core is None:
             bound = min(bound, threshold)
             reach *= _FAST

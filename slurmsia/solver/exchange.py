@@ -98,7 +98,7 @@ def recombined(
         most, alike, states = _BREADTHS[breadth]
         kept = _promising(delta, dear, now != changes.config, alike)[:most]
         core = restricted(program, choice, changes.job[kept], changes.config[kept])
-        small = narrowed(core, [core.dual(priced.prices)], worth)
+        small = narrowed(core, core.duals(priced.prices[None]), worth)
         found = None if small is None else sweep(small, priced.prices, worth, states, choice, expired)
         if small is not None and found is not None and found.picks is not None:
             choice, breadth = small.full(found.picks), 0

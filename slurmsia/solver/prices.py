@@ -18,6 +18,9 @@ from .scaled import ScaledProgram, SideNeeds
 #: First temperature from nothing and from a sample's prices, and the last, relative to the mean best value of a job.
 _HOT, _WARM, _COLD = 0.3, 3e-3, 2e-5
 _COOLING = 0.3
+#: The same where sweeps look at whatever is left open: so many jobs at most, for which coarse prices do.
+SMALL_JOBS = 64
+_SMALL_HOT, _SMALL_COLD, _SMALL_COOLING = 0.05, 1e-3, 0.1
 #: Significant bits of a price: enough for a bound within 1e-6, few enough to be the same on every machine.
 _PRICE_BITS = 24
 #: Programs with more jobs than this start from prices found on an evenly spaced sample of their jobs.
@@ -58,7 +61,9 @@ def price(program: ScaledProgram) -> Prices:
         sample = _Smooth(program, len(program.jobs) // _SAMPLE_JOBS)
         start, _ = _descend(sample, None, _HOT, _COOLING)
     smooth = _Smooth(program, 1)
-    if start is None:
+    if len(program.jobs) <= SMALL_JOBS:
+        found, heat = _descend(smooth, None, _SMALL_HOT, _SMALL_COOLING, _SMALL_COLD)
+    elif start is None:
         found, heat = _descend(smooth, None, _HOT, _COOLING)
     else:
         found, heat = _descend(smooth, start, _WARM, _COOLING**2)
@@ -187,7 +192,7 @@ def _side_at(
 
 
 def _descend(
-    smooth: _Smooth, start: NDArray[np.float64] | None, hot: float, cooling: float
+    smooth: _Smooth, start: NDArray[np.float64] | None, hot: float, cooling: float, cold: float = _COLD
 ) -> tuple[NDArray[np.float64], float]:
     """Prices with a small exact dual, and their temperature: Newton steps while the temperature falls."""
     rows = len(smooth.limit)
@@ -195,7 +200,7 @@ def _descend(
     best_prices, best, best_heat = prices, np.inf, hot
     heat = hot
     stale = 0
-    while heat > _COLD and stale < 4:
+    while heat > cold and stale < 4:
         before = best
         exact, level, gradient, hessian = smooth.at(prices, heat)
         for _ in range(6):

@@ -16,7 +16,7 @@ from .core import survivors
 from .deepening import Effort, deepen
 from .exchange import improved
 from .greedy import greedy
-from .prices import Prices, price
+from .prices import SMALL_JOBS, Prices, price
 from .program import Program, Solution, SolverLimits
 from .scaled import ScaledProgram, exact_objective, scale
 
@@ -26,6 +26,8 @@ Ints = NDArray[np.int64]
 _SWEEP_STATES = 3_000_000
 #: States spent on closing the gap altogether once it is below the limit.
 _POLISH_STATES = 500_000
+#: States that a small program may cost before its choice is improved by exchanges as that of a large one is.
+_SMALL_STATES = 100_000
 
 
 def solve(program: Program, limits: SolverLimits | None = None) -> Solution:
@@ -58,12 +60,18 @@ def _staged(program: Program, limits: SolverLimits) -> Solution:
             polish=_POLISH_STATES,
             states=_SWEEP_STATES,
         )
-        choice = improved(scaled, priced, choice, good, lambda: clock.total() > limits.wall_s)
-        clock.lap("exchange")
-        proven = deepen(scaled, priced, choice, effort, lambda: clock.total() > limits.wall_s)
-        choice, worth, bound = proven.choice, proven.worth, proven.bound
+        if len(scaled.jobs) <= SMALL_JOBS:
+            little = replace(effort, states=_SMALL_STATES, polish=_SMALL_STATES)
+            proven = deepen(scaled, priced, choice, little, lambda: clock.total() > limits.wall_s)
+            choice, worth, bound = proven.choice, proven.worth, proven.bound
+            clock.lap("core")
+        if bound - worth > effort.enough:
+            choice = improved(scaled, priced, choice, good, lambda: clock.total() > limits.wall_s)
+            clock.lap("exchange")
+            proven = deepen(scaled, priced, choice, effort, lambda: clock.total() > limits.wall_s)
+            choice, worth, bound = proven.choice, proven.worth, min(proven.bound, bound)
+            clock.lap("core")
         stage = "core" if len(scaled.jobs) else stage
-        clock.lap("core")
         if bound - worth > good and clock.total() > limits.wall_s:
             notes.append(f"the wall-clock watchdog of {limits.wall_s:g} s stopped the search")
         elif bound - worth > good:
@@ -155,15 +163,15 @@ class _Clock:
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
-        self._laps: list[tuple[str, float]] = []
+        self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self._laps.append((name, now - self._last))
+        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
         self._last = now
 
     def total(self) -> float:
         return time.perf_counter() - self._start
 
     def laps(self) -> tuple[tuple[str, float], ...]:
-        return tuple(self._laps)
+        return tuple(self._laps.items())

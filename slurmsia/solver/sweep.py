@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,8 @@ def sweep(
         if expired():
             return Swept(None, threshold, max(dropped, threshold + int(budget.max())), looked)
         room = walls.room(step)
-        tables = walls.tables(step, used) if len(key) >= _FEW_STATES else []
+        few = len(key) < _FEW_STATES
+        tables = [] if few else walls.tables(step, used)
         tabled = {row for row, _, _ in tables}
         runs = []
         for option in np.nonzero(core.options[job])[0].tolist():
@@ -84,8 +86,11 @@ def sweep(
             alive = left > 0
             for row, lowest, table in tables:
                 alive &= left > table[used[row] + (need[row] - lowest)]
-            for row in (row for row in range(len(need)) if row not in tabled):
-                alive &= used[row] <= room[row] - need[row]
+            if few:
+                alive &= (used <= (room - need)[:, None]).all(axis=0)
+            else:
+                for row in (row for row in range(len(need)) if row not in tabled):
+                    alive &= used[row] <= room[row] - need[row]
             parent = np.nonzero(alive)[0]
             runs.append((used[:, parent] + need[:, None], key[parent] + keys.shift(job, option), left[parent], parent))
         used, key = np.concatenate([run[0] for run in runs], axis=1), np.concatenate([run[1] for run in runs])
@@ -128,18 +133,25 @@ class _Walls:
     """
 
     def __init__(self, core: Core, prices: Ints, order: Ints) -> None:
+        self._core, self._prices, self._order = core, prices, order
         self._limit = core.limit
         self._least = _suffix_sums(core.need.min(axis=2, where=core.options[None], initial=2**60)[:, order])
         self._most = core.need.max(axis=(1, 2), initial=0)
+
+    @cached_property
+    def _tilts(self) -> list[list[tuple[int, Ints]]]:
+        """Per row: (change of its price, what the jobs from each step on gain by it); few states need none."""
+        core, prices, order = self._core, self._prices, self._order
         best = _best(core, prices)[order]
-        self._tilts: list[list[tuple[int, Ints]]] = []
+        found: list[list[tuple[int, Ints]]] = []
         for row, own in enumerate(prices.tolist()):
-            self._tilts.append([])
+            found.append([])
             for delta in sorted({int(own * tilt) for tilt in _TILTS} - {0}):
                 tilted = prices.copy()
                 tilted[row] += delta
                 gains = _suffix_sums((_best(core, tilted)[order] - best)[None, :])[0]
-                self._tilts[row].append((delta, gains))
+                found[row].append((delta, gains))
+        return found
 
     def room(self, step: int) -> Ints:
         """[rows]: the most that may be used once ``step`` is taken, so that the remaining jobs still fit."""

@@ -65,6 +65,7 @@ def test_a_better_previous_choice_is_never_given_up_for_a_worse_greedy_one(monke
 
 def test_without_effort_for_sweeps_cp_sat_proves_the_gap(monkeypatch):
     monkeypatch.setattr(staged, "_SWEEP_STATES", 0)
+    monkeypatch.setattr(staged, "_SMALL_STATES", 0)
     program = stacked()
     solution = solve(program, SolverLimits(gap=1e-9))
     assert any("CP-SAT" in note for note in solution.notes)
