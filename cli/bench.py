@@ -35,4 +35,10 @@ class BenchGroup(LazyGroup):
 
 @click.command(cls=BenchGroup)
 def bench() -> None:
-    """Measure the parts of slurmsia on this machine; every bench has --json."""
+    """Measure the parts of slurmsia on this machine; every bench has --json.
+
+    \b
+    Example:
+      slurmsia bench cli
+      slurmsia bench api --clients 500 --jobs 1000
+    """

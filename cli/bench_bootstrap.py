@@ -117,7 +117,12 @@ def _job(model: TypeModel, profile: Profile, batch: BatchLimits, local_max: int)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bootstrap_bench(profiles: Path, as_json: bool) -> None:
-    """Error of goodput estimated for a type where the job has run on one GPU only, ours and the artifact's."""
+    """Error of goodput estimated for a type where the job has run on one GPU only, ours and the artifact's.
+
+    \b
+    Example:
+      slurmsia bench bootstrap --profiles data/sia/profiles
+    """
     pairs: list[Pair] = []
     for _, found in groupby(read(profiles), key=lambda profile: profile.application):
         types = list(found)

@@ -40,7 +40,12 @@ _TYPES = (("a100", 8, 0.5), ("rtx", 8, 1.0), ("t4", 4, 2.0))
 @click.option("--policy", default="sia", show_default=True, help="Policy that decides.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def decide_bench(jobs: int, nodes: int, rounds: int, seed: int, policy: str, as_json: bool) -> None:
-    """Time of `decide` by part: the first round with an empty goodput table, then rounds that follow on each other."""
+    """Time of `decide` by part: the first round with an empty goodput table, then rounds that follow on each other.
+
+    \b
+    Example:
+      slurmsia bench decide --jobs 1000 --nodes 250
+    """
     from slurmsia.config import Config
     from slurmsia.models.goodput import GoodputTable
     from slurmsia.placement import check

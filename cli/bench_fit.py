@@ -177,7 +177,12 @@ def times(profiles: Sequence[Profile]) -> dict[str, dict[str, float]]:
 @click.option("--seed", default=0, show_default=True, help="Seed of the held-out fifths.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit_bench(profiles: Path, seed: int, as_json: bool) -> None:
-    """Error of predicted step times on held-out profile points, and time of a cold fit and a warm refit."""
+    """Error of predicted step times on held-out profile points, and time of a cold fit and a warm refit.
+
+    \b
+    Example:
+      slurmsia bench fit --profiles data/sia/profiles
+    """
     found = read(profiles)
     if not found:
         raise click.ClickException(f"{profiles}: no profiles found; expected APPLICATION/placements-TYPE.csv")

@@ -64,7 +64,12 @@ def _varied(model: TypeModel, rng: random.Random) -> TypeModel:
 @click.option("--repeat", default=5, show_default=True, help="Runs; the median and the worst are printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def matrix_bench(jobs: int, configurations: int, changed: float, repeat: int, as_json: bool) -> None:
-    """Time of filling a goodput matrix and of refreshing the rows that changed."""
+    """Time of filling a goodput matrix and of refreshing the rows that changed.
+
+    \b
+    Example:
+      slurmsia bench matrix --jobs 5000 --configurations 60
+    """
     shapes = make_shapes(configurations)
     models = make_models(jobs, seed=0)
     fresh: list[float] = []

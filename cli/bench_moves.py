@@ -59,10 +59,15 @@ def _plan(snapshot: Snapshot, actor: Actor, rng: random.Random) -> Plan:
 @click.command("moves")
 @click.option("--jobs", default=960, show_default=True, help="Jobs in all.")
 @click.option("--hours", default=50.0, show_default=True, help="Virtual hours over which they arrive.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of the arrivals and of the planner.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def moves_bench(jobs: int, hours: float, seed: int, as_json: bool) -> None:
-    """Emulated cluster and driver of moves: time by part, moves by outcome, memory."""
+    """Emulated cluster and driver of moves: time by part, moves by outcome, memory.
+
+    \b
+    Example:
+      slurmsia bench moves --jobs 960 --hours 50
+    """
     rng = random.Random(seed)
     channel = ReportedJobs()
     emulator = Emulator("hetero64", seed=seed, on_report=channel.hear)

@@ -14,5 +14,10 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def round_bench(options: tuple[str, ...]) -> None:
-    """Time and memory of a whole round of the daemon by phase; --help lists the options."""
+    """Time and memory of a whole round of the daemon by phase; --help lists the options.
+
+    \b
+    Example:
+      slurmsia bench round --jobs 1000 --nodes 250
+    """
     sys.exit(subprocess.run([sys.executable, "-m", "slurmsia_daemon.bench_round", *options], check=False).returncode)

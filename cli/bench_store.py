@@ -284,7 +284,7 @@ def measure(url: str, jobs: int, past_jobs: int, rounds: int) -> dict[str, Any]:
 @click.option("--jobs", default=1000, show_default=True, help="Jobs that report and are in a round.")
 @click.option("--past-jobs", default=1_000_000, show_default=True, help="Jobs in the history.")
 @click.option("--rounds", default=20, show_default=True, help="Rounds written.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def store_bench(url: str | None, jobs: int, past_jobs: int, rounds: int, as_json: bool) -> None:
     """Reports per second, round writes, growth, and similar-job look-ups at a million jobs.
 

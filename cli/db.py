@@ -80,7 +80,12 @@ def db() -> None:
 @click.argument("revision", default="head")
 @store_options
 def upgrade(revision: str, config_file: Path | None, url: str | None) -> None:
-    """Bring the schema up to REVISION (default: what this version needs)."""
+    """Bring the schema up to REVISION (default: what this version needs).
+
+    \b
+    Example:
+      slurmsia db upgrade
+    """
     from slurmsia.store.upgrade import migrate
 
     with _database(config_file, url) as database:
@@ -93,7 +98,12 @@ def upgrade(revision: str, config_file: Path | None, url: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask; stepping down may drop what the older schema has no place for.")
 @store_options
 def downgrade(revision: str, yes: bool, config_file: Path | None, url: str | None) -> None:
-    """Step the schema down to REVISION ("base" = empty)."""
+    """Step the schema down to REVISION ("base" = empty).
+
+    \b
+    Example:
+      slurmsia db backup before.db && slurmsia db downgrade 0001
+    """
     from slurmsia.store.upgrade import migrate
 
     with _database(config_file, url) as database:
@@ -104,10 +114,15 @@ def downgrade(revision: str, yes: bool, config_file: Path | None, url: str | Non
 
 
 @db.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (versioned `schema`).")
 @store_options
 def current(as_json: bool, config_file: Path | None, url: str | None) -> None:
-    """Print the schema's revision and the one this version needs."""
+    """Print the schema's revision and the one this version needs.
+
+    \b
+    Example:
+      slurmsia db current --json
+    """
     from slurmsia.store import upgrade as schema
 
     with _database(config_file, url) as database:
@@ -120,10 +135,15 @@ def current(as_json: bool, config_file: Path | None, url: str | None) -> None:
 
 
 @db.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (versioned `schema`).")
 @store_options
 def check(as_json: bool, config_file: Path | None, url: str | None) -> None:
-    """Check that the schema is exactly what this version needs, and show sizes. Exit code 1: it is not."""
+    """Check that the schema is exactly what this version needs, and show sizes. Exit code 1: it is not.
+
+    \b
+    Example:
+      slurmsia db check --json
+    """
     from slurmsia.store import upgrade as schema
     from slurmsia.store.retention import sizes
 
@@ -148,7 +168,12 @@ def check(as_json: bool, config_file: Path | None, url: str | None) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @store_options
 def backup(target: Path, config_file: Path | None, url: str | None) -> None:
-    """Write a consistent copy to TARGET while the daemon works (PostgreSQL: by pg_dump, restored by pg_restore)."""
+    """Write a consistent copy to TARGET while the daemon works (PostgreSQL: by pg_dump, restored by pg_restore).
+
+    \b
+    Example:
+      slurmsia db backup /backup/slurmsia.db
+    """
     from slurmsia.store.copies import backup as copy
 
     with _database(config_file, url) as database:
@@ -180,10 +205,15 @@ def export(table: str, target: Path, form: str | None, config_file: Path | None,
 
 @db.command()
 @click.option("--dry-run", is_flag=True, help="Only count what would go.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (versioned `schema`).")
 @store_options
 def prune(dry_run: bool, as_json: bool, config_file: Path | None, url: str | None) -> None:
-    """Remove what the policy file's [store] section no longer keeps, in small batches."""
+    """Remove what the policy file's [store] section no longer keeps, in small batches.
+
+    \b
+    Example:
+      slurmsia db prune --dry-run
+    """
     from slurmsia.store import upgrade as schema
     from slurmsia.store.retention import prune as forget
     from slurmsia.store.settings import keep

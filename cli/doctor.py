@@ -15,7 +15,10 @@ _MARK = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True,
+    help="Policy file.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(config_file: Path, as_json: bool) -> None:
     """Check that this site is ready: one line per finding, with what to change in which file.

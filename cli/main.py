@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "release": ("operate", "release", "Operators: drop a job's move, end its lease, leave it alone."),
     "tutorial": ("tutorial", "tutorial", "Five commands on an embedded cluster."),
     "completion": ("shell", "completion", "Shell completion for bash, zsh, fish."),
+    "schema": ("schema", "schema", "JSON schemas of what --json prints."),
     "man": ("shell", "man", "Man pages of every command and of the policy file."),
     "release-all": ("operate", "release_all", "End every lease and clear every pin now; needs no daemon."),
     "submit": ("submit", "submit", "Submit a script with sia: words; wraps sbatch."),

@@ -107,7 +107,10 @@ def release(job_id: str, server: str | None, as_json: bool) -> None:
 
 
 @click.command("release-all")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True,
+    help="Policy file.",
+)  # fmt: skip
 @click.option(
     "--wait",
     "wait_s",

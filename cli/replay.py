@@ -82,7 +82,7 @@ def changes(old: Plan, new: Plan) -> list[tuple[str, str, str]]:
 @click.option("--policy", help="Decide under this policy instead.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Change an option, e.g. sia.p=-1.")
 @click.option("--cluster", default="cluster", show_default=True, help="Cluster name in the store.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (versioned `schema`).")
 @store_options
 def replay(
     round_id: int,

@@ -84,7 +84,7 @@ def page(context: click.Context, command: click.Command) -> str:
     """One man page in roff."""
     name = context.command_path
     text = inspect.cleandoc(command.help or command.short_help or "")
-    prose, _, example = text.partition("Example:")
+    prose, example = (*re.split(r"^Examples?:\n", text, maxsplit=1, flags=re.MULTILINE), "")[:2]
     lines = _head(name.replace(" ", "-"), "1")
     first = (prose.replace("\b", "").strip().splitlines() or [""])[0].rstrip(".")
     lines += [".SH NAME", f"{_roff(name.replace(' ', '-'))} \\- {_roff(first)}", ".SH SYNOPSIS"]

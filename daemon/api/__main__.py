@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
         print(f"slurmsia's API cannot start: {error.sentences[0]}", file=sys.stderr)
         return 1
     log.set_up(config.daemon.log_format, config.daemon.log_level)
+    # It warns of every malformed request: strangers would fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     # Rounds come before answers.
     with contextlib.suppress(OSError):
         os.nice(5)

@@ -60,11 +60,12 @@ def main(path: str, jobs: int) -> None:
         bridge.start()
         try:
             while True:
-                begun = time.perf_counter()
+                begun, used = time.perf_counter(), time.process_time()
                 outcome = stage.cycle.round("observe", "")
                 bridge.publish(stage.published(outcome, "observe", ""))
                 took = time.perf_counter() - begun
-                print(json.dumps({"round_s": took, "t": time.time()}), flush=True)
+                own = time.process_time() - used
+                print(json.dumps({"round_s": took, "cpu_s": own, "t": time.time()}), flush=True)
                 time.sleep(max(0.0, 1.0 - took))
         finally:
             bridge.close()

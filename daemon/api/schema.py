@@ -16,7 +16,7 @@ JOB_ID = r"^[0-9]{1,18}(_[0-9]{1,9})?$"
 class Part(BaseModel):
     """A part of an answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class Answer(Part):

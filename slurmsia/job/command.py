@@ -29,7 +29,7 @@ def main(argv: Optional[List[str]] = None, prog: str = "slurmsia") -> int:
 
 def _add_env(commands: Any) -> None:
     text = 'Print shell exports that mend what a reshape left stale; use it as: eval "$(slurmsia env)"'
-    env = commands.add_parser("env", help=text, description=text)
+    env = commands.add_parser("env", help=text, description=text, epilog='Example: eval "$(slurmsia env)"')
     env.add_argument("--json", action="store_true", help="print JSON; null means unset")
     env.set_defaults(run=_env)
 
@@ -50,7 +50,9 @@ def _env(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Any) -> None:
     text = "Write one report line of the current job."
-    report = commands.add_parser("report", help=text, description=text)
+    report = commands.add_parser(
+        "report", help=text, description=text, epilog="Example: slurmsia report --samples 4096 --seconds 1.2"
+    )
     report.add_argument("--samples", type=float, help="samples done since the last report, over all GPUs")
     report.add_argument("--seconds", type=float, help="seconds that they took")
     report.add_argument("--steps", type=int, default=1, help="optimiser steps that they took (default 1)")

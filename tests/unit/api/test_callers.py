@@ -116,7 +116,7 @@ def test_an_old_credential_is_refused(munged: Munged) -> None:
 
 
 def test_a_missing_munged_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(credential.MungeError, match="munged"):
+    with pytest.raises(credential.MungeError, match="mung"):
         credential.encode(b"x", str(tmp_path / "no-socket"))
 
 

@@ -56,26 +56,38 @@ def commands(
             yield from commands(inner, context, (*words, name))
 
 
-MINE = (
-    "status", "jobs", "job", "why", "gpus", "plan", "estimate", "history", "rounds", "models", "policy", "pause",
-    "resume", "reconfigure", "pin", "unpin", "release", "release-all", "tutorial", "completion", "man", "submit",
-    "declare", "config", "doctor",
-)  # fmt: skip
+EVERY_COMMAND = dict(commands(cli, click.Context(cli, info_name="slurmsia")))
+#: Their help is printed by what they forward to.
+FORWARDED = {("env",), ("report",), ("bench", "round")}
 
 
-@pytest.mark.parametrize("name", MINE)
-def test_every_command_has_a_help_with_an_example(name: str) -> None:
-    context = click.Context(cli, info_name="slurmsia")
-    found = cli.get_command(context, name)  # type: ignore[attr-defined]
-    for words, command in commands(found, context, (name,)):
-        assert command.help, words
-        assert "Example:" in command.help, words
+@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
+def test_every_command_has_a_help_with_an_example(words: tuple[str, ...]) -> None:
+    command = EVERY_COMMAND[words]
+    assert command.help
+    lines = [line.strip() for line in command.help.replace("\b", "").splitlines()]
+    assert "Example:" in lines or "Examples:" in lines
+    if words not in FORWARDED:
+        shown = CliRunner().invoke(cli, [*words, "--help"])
+        assert shown.exit_code == 0
+        assert f"slurmsia {' '.join(words)}" in shown.output.partition("Example")[2]
+
+
+@pytest.mark.parametrize("words", sorted(FORWARDED), ids=" ".join)
+def test_forwarded_commands_show_their_options(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "slurmsia_cli", *words, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--" in done.stdout
+    assert words == ("bench", "round") or "Example: " in done.stdout
 
 
 def test_there_is_a_man_page_of_every_command_and_of_the_policy_file() -> None:
     found = pages(cli)
     assert {"slurmsia-status.1", "slurmsia-jobs.1", "slurmsia-policy-diff.1", "slurmsia.toml.5"} <= set(found)
     assert all(text.startswith(".TH") and ".SH NAME" in text for text in found.values())
+    assert {f"slurmsia-{'-'.join(words)}.1" for words in EVERY_COMMAND} < set(found)
+    assert all(".SH EXAMPLE" in text for name, text in found.items() if name.count("-") and name.endswith(".1"))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
