@@ -1,6 +1,7 @@
 """``slurmsia rehearse``: submits a script, makes it checkpoint and restart once, and shows that its progress resumed.
 
-Everything is done as the user, through sbatch, scancel and scontrol; the job's own report file says what happened. A
+Everything is done as the user, through sbatch, scancel and scontrol. The job gets a spool folder of its own in the
+user's data folder and no sia: words, so that no daemon is needed and none interferes; its reports say what happened. A
 script that passed is remembered by its hash in the user's data folder.
 """
 
@@ -9,19 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from slurmsia.job import proof
-from slurmsia.job.names import REPORTS, report_name, spool_dir
+from slurmsia.job.directive import CHECKPOINT, RUN, Directive
+from slurmsia.job.directive_writer import DirectiveWriter
+from slurmsia.job.names import DIRECTIVES, REPORTS, report_name
 
-from .submit import sbatch_command, split_words
+from .submit import sbatch_command, script_at, split_words
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -43,23 +48,30 @@ def rehearse(
     """
     own, rest = split_words(words)
     command = sbatch_command(own, rest)
-    job = _output([command[0], "--parsable", *command[1:]]).split(";")[0].strip()
-    click.echo(f"job {job}: submitted")
+    # the last comment counts; without sia: words no daemon has a say in the rehearsal
+    command.insert(len(command) - len(rest) + script_at(rest), "--comment=a rehearsal")
+    spool = _own_spool()
+    job = ""
     try:
-        before, after = _move(job, after_s, limit_s, signal_name, gpus_per_node)
+        env = {**os.environ, "SLURMSIA_SPOOL": str(spool)}
+        job = _output([command[0], "--parsable", *command[1:]], env).split(";")[0].strip()
+        click.echo(f"job {job}: submitted")
+        before, after = _Rehearsal(job, spool, limit_s).move(after_s, signal_name, gpus_per_node)
     except Failure as failure:
         click.echo(f"not proven: {failure}", err=True)
         sys.exit(1)
     finally:
-        subprocess.run(["scancel", job], check=False)
+        if job:
+            subprocess.run(["scancel", job], check=False)
+        shutil.rmtree(spool, ignore_errors=True)
     if after < before:
         click.echo(
             f"not proven: the checkpoint was at {before:g} samples but the new run went on from {after:g}", err=True
         )
         sys.exit(1)
-    script = next((Path(word) for word in rest if not word.startswith("-") and Path(word).is_file()), None)
-    if script is not None:
-        proof.remember(script.read_bytes())
+    at = script_at(rest)
+    if at < len(rest):
+        proof.remember(Path(rest[at]).read_bytes())
     click.echo(f"proven: checkpointed at {before:g} samples, resumed and at {after:g} after the move")
 
 
@@ -67,39 +79,88 @@ class Failure(Exception):
     """Why a rehearsal proved nothing, in one sentence."""
 
 
-def _move(job: str, after_s: float, limit_s: float, signal_name: str, gpus_per_node: int | None) -> tuple[float, float]:
-    """(samples at the checkpoint, samples of the new run's first progress). Raises Failure."""
-    _until(lambda: _state(job) == "RUNNING", limit_s, "the job did not start")
-    click.echo(f"job {job}: running; the move comes in {after_s:.0f} s")
-    time.sleep(after_s)
-    if _state(job) != "RUNNING":
-        raise Failure(f"the job is {_state(job)} before its rehearsal; it runs for less than {after_s:.0f} s or failed")
-    restart = _restarts(job)
-    first = _lines(job, restart)
-    if not first:
-        raise Failure("the job wrote no report; it must use the library or 'slurmsia report'")
-    if not any(line.get("handles") for line in first):
-        raise Failure(f"no start report names a handler; an unhandled {signal_name} would end the job")
-    _output(["scancel", f"--signal={signal_name}", "--full", job])
-    done = "checkpointed"
-    _until(lambda: any(line.get("ev") == done for line in _lines(job, restart)), limit_s, "no checkpoint was reported")
-    saved = [line for line in _lines(job, restart) if line.get("ev") == done][-1]
-    before = float(saved.get("progress", {}).get("samples", 0.0))
-    click.echo(f"job {job}: checkpointed at {before:g} samples")
-    _output(["scontrol", "requeue", job])
-    _until(lambda: _state(job) == "PENDING", limit_s, "the job was not requeued")
-    changes = ["StartTime=now"] + ([f"Gres=gpu:{gpus_per_node}"] if gpus_per_node else [])
-    edit = ["scontrol", "update", f"JobId={job}", *changes]
-    _until(lambda: subprocess.run(edit, capture_output=True, check=False).returncode == 0, limit_s, "the edit failed")
-    _until(lambda: _state(job) == "RUNNING", limit_s, "the job did not start again")
-    click.echo(f"job {job}: running again")
+def _own_spool() -> Path:
+    """A spool that only the rehearsed job uses, where its nodes see the user's files."""
+    base = Path(proof.memory_path()).parent
+    base.mkdir(parents=True, exist_ok=True)
+    spool = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=base))
+    for name in (REPORTS, DIRECTIVES):
+        (spool / name).mkdir()
+    return spool
 
-    def progressed() -> list[float]:
-        lines = _lines(job, restart + 1)
-        return [float(line["progress"]["samples"]) for line in lines if line.get("steps") and line.get("progress")]
 
-    _until(lambda: bool(progressed()), limit_s, "the new run reported no progress")
-    return before, progressed()[0]
+class _Rehearsal:
+    """One job on its way through a checkpoint and a restart. Methods raise `Failure`."""
+
+    def __init__(self, job: str, spool: Path, limit_s: float) -> None:
+        self._job = job
+        self._spool = spool
+        self._limit_s = limit_s
+        self._directives = DirectiveWriter(spool)
+
+    def move(self, after_s: float, signal_name: str, gpus_per_node: int | None) -> tuple[float, float]:
+        """(samples at the checkpoint, samples of the new run's first progress)."""
+        job = self._job
+        self._until(lambda: _state(job) == "RUNNING", "the job did not start")
+        click.echo(f"job {job}: running; the move comes in {after_s:.0f} s")
+        time.sleep(after_s)
+        if _state(job) != "RUNNING":
+            why = f"it runs for less than {after_s:.0f} s or failed"
+            raise Failure(f"the job is {_state(job)} before its rehearsal; {why}")
+        restart = _restarts(job)
+        self._ask(restart, signal_name)
+        done = "checkpointed"
+        self._until(lambda: any(line.get("ev") == done for line in self._lines(restart)), "no checkpoint was reported")
+        saved = [line for line in self._lines(restart) if line.get("ev") == done][-1]
+        before = float(saved.get("progress", {}).get("samples", 0.0))
+        click.echo(f"job {job}: checkpointed at {before:g} samples")
+        _output(["scontrol", "requeue", job])
+        self._until(lambda: _state(job) == "PENDING", "the job was not requeued")
+        self._directives.write(job, Directive(seq=2, action=RUN, reason="rehearsal"))
+        changes = ["StartTime=now"] + ([f"Gres=gpu:{gpus_per_node}"] if gpus_per_node else [])
+        edit = ["scontrol", "update", f"JobId={job}", *changes]
+        self._until(lambda: subprocess.run(edit, capture_output=True, check=False).returncode == 0, "the edit failed")
+        self._until(lambda: _state(job) == "RUNNING", "the job did not start again")
+        click.echo(f"job {job}: running again")
+
+        def progressed() -> list[float]:
+            lines = self._lines(restart + 1)
+            return [float(line["progress"]["samples"]) for line in lines if line.get("steps") and line.get("progress")]
+
+        self._until(lambda: bool(progressed()), "the new run reported no progress")
+        return before, progressed()[0]
+
+    def _ask(self, restart: int, signal_name: str) -> None:
+        """Asks for a checkpoint as the daemon would: by directive, and by signal where the job handles it."""
+        said = self._lines(restart)
+        if not said:
+            raise Failure("the job wrote no report; it must use the library or 'slurmsia report'")
+        handled = any(line.get("handles") for line in said)
+        if not handled and all("src" in line for line in said):
+            raise Failure(f"no start report names a handler; an unhandled {signal_name} would end the job")
+        deadline_s = time.time() + self._limit_s
+        wish = Directive(seq=1, action=CHECKPOINT, deadline_s=deadline_s, reason="rehearsal")
+        self._directives.write(self._job, wish)
+        if handled:
+            _output(["scancel", f"--signal={signal_name}", "--full", self._job])
+
+    def _lines(self, restart: int) -> list[dict[str, Any]]:
+        path = self._spool / REPORTS / report_name(self._job, restart, os.getuid())
+        found = []
+        try:
+            for line in path.read_text(errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict):
+                    found.append(record)
+        except OSError:
+            return []
+        return found
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        _until(condition, self._limit_s, what)
 
 
 def _until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
@@ -110,9 +171,9 @@ def _until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         time.sleep(1.0)
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], env: Mapping[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     except FileNotFoundError:
         raise click.ClickException(f"{command[0]} is not on PATH; run this on a host with Slurm's commands") from None
     if done.returncode != 0:
@@ -130,19 +191,3 @@ def _state(job: str) -> str:
 
 def _restarts(job: str) -> int:
     return int(_shown(job).get("Restarts", "0"))
-
-
-def _lines(job: str, restart: int) -> list[dict[str, Any]]:
-    path = Path(spool_dir()) / REPORTS / report_name(job, restart, os.getuid())
-    found = []
-    try:
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                found.append(record)
-    except OSError:
-        return []
-    return found

@@ -94,7 +94,7 @@ def _quote(word: str) -> str:
 
 def sbatch_command(words: list[str], rest: list[str]) -> list[str]:
     """sbatch with the comment and what the declared level needs, unless the user or his script says otherwise."""
-    said = rest[: _script_at(rest)]
+    said = rest[: script_at(rest)]
     script = _script_text(rest)
     in_script = [option for line in _COMMENT.findall(script) for option in shlex.split(line, comments=True)]
     if not words:
@@ -137,7 +137,7 @@ def _has(options: list[str], name: str) -> bool:
     )
 
 
-def _script_at(rest: list[str]) -> int:
+def script_at(rest: list[str]) -> int:
     """Where the script stands: the first argument that is a file, else behind the last option."""
     for index, word in enumerate(rest):
         if not word.startswith("-") and Path(word).is_file():
@@ -146,7 +146,7 @@ def _script_at(rest: list[str]) -> int:
 
 
 def _script_text(rest: list[str]) -> str:
-    at = _script_at(rest)
+    at = script_at(rest)
     try:
         return Path(rest[at]).read_text(errors="replace") if at < len(rest) else ""
     except OSError:

@@ -37,7 +37,10 @@ def ensure_image(suite: Suite) -> str:
             _make_base(suite, base)
     system = _layer(suite, "system", base, "system.sh", suite.slurm)
     pyslurm = _layer(suite, "pyslurm", system, "pyslurm.sh", suite.pyslurm or "none")
-    parent = _layer(suite, "torch", pyslurm, "torch.sh", suite.torch) if suite.torch else pyslurm
+    parent = pyslurm
+    if suite.torch:
+        parent = _layer(suite, "torch", parent, "torch.sh", suite.torch)
+        parent = _layer(suite, "examples", parent, "examples.sh")
     return _layer(suite, "python", parent, "dependencies.sh", skeleton=True)
 
 

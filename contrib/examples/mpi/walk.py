@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -13,10 +14,13 @@ from mpi4py import MPI
 from slurmsia.job import Reporter
 from slurmsia.job.checkpoint_file import write_whole
 
-TOTAL, SLICE = 20_000_000, 200_000
+SLICE = 200_000
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--throws", type=int, default=20_000_000)
+    total = parser.parse_args().throws
     comm = MPI.COMM_WORLD
     path = os.environ.get("STATE_FILE", "pi.json")
     state = {"thrown": 0, "inside": 0}
@@ -25,8 +29,8 @@ def main() -> None:
             state = json.load(file)
     state = comm.bcast(state, 0)
     chance = random.Random(state["thrown"] * 1_000_003 + comm.rank)
-    with Reporter(rank=comm.rank, gpus=comm.size, samples_done=state["thrown"], target=TOTAL) as reporter:
-        while state["thrown"] < TOTAL:
+    with Reporter(rank=comm.rank, gpus=comm.size, samples_done=state["thrown"], target=total) as reporter:
+        while state["thrown"] < total:
             mine = SLICE // comm.size
             inside = sum(chance.random() ** 2 + chance.random() ** 2 < 1 for _ in range(mine))
             state["inside"] += comm.allreduce(inside)

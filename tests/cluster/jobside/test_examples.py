@@ -25,20 +25,81 @@ def environment(cluster: ClusterHandle) -> dict[str, str]:
     return {"PATH": f"{BIN}:{path}", "SLURMSIA_SPOOL": SPOOL, "PYTHON": VENV_PYTHON}
 
 
-def test_a_shell_loop_is_proven_by_a_rehearsal(cluster: ClusterHandle) -> None:
-    env = environment(cluster)
-    env.update(STATE_FILE=f"{HOME}/state", SLICE_S="0.2", SLICES="3000")
-    script = f"{EXAMPLES}/shell-loop/loop.sbatch"
-    options = ["--partition=elastic", f"--output={HOME}/log"]
+def rehearsed(cluster: ClusterHandle, env: dict[str, str], script: str, *arguments: str, gpus: int = 1) -> str:
+    """What a rehearsal of an example prints; fails with all logs unless it proves the script."""
+    options = ["--partition=elastic", "--constraint=t4", "--mem=4000", f"--output={HOME}/log"]
+    moved = ["--after", "8", "--limit", "300", "--gpus-per-node", str(gpus)]
     done = cluster.run(
-        ["slurmsia", "rehearse", "--after", "8", "--limit", "150", *options, script],
+        ["slurmsia", "rehearse", *moved, *options, f"{EXAMPLES}/{script}", *arguments],
         user="alice",
         env=env,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr + cluster.read(f"{HOME}/log")
     assert "proven: checkpointed at" in done.stdout
+    print(done.stdout)
+    return done.stdout
+
+
+def test_a_shell_loop_is_proven_by_a_rehearsal_and_its_next_job_says_so(cluster: ClusterHandle) -> None:
+    env = environment(cluster)
+    env.update(STATE_FILE=f"{HOME}/state", SLICE_S="0.2", SLICES="3000")
+    rehearsed(cluster, env, "shell-loop/loop.sbatch")
+    command = [
+        "sbatch",
+        "--parsable",
+        "--partition=elastic",
+        f"--output={HOME}/log",
+        f"{EXAMPLES}/shell-loop/loop.sbatch",
+    ]
+    job = int(cluster.run(command, user="alice", env=env).stdout.split(";")[0])
+    wait(cluster, job, 0, "start")
+    assert "proven" in next(line for line in lines(cluster, job, 0) if line["ev"] == "start")
+
+
+def needs(cluster: ClusterHandle, module: str) -> None:
+    if cluster.run([VENV_PYTHON, "-c", f"import {module}"], check=False).returncode:
+        pytest.skip(f"the image has no {module}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.slurm("bookworm")
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_hugging_face_trainer_is_proven_by_a_rehearsal(cluster: ClusterHandle, gpus: int) -> None:
+    needs(cluster, "transformers")
+    env = environment(cluster)
+    env.update(EXAMPLE_DIR=f"{EXAMPLES}/huggingface", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    arguments = ["--output", f"{HOME}/hf", "--epochs", "10000"]
+    rehearsed(cluster, env, "huggingface/train.sbatch", *arguments, gpus=gpus)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.slurm("bookworm")
+def test_an_mpi_program_is_proven_by_a_rehearsal_on_more_ranks_and_then_finishes(cluster: ClusterHandle) -> None:
+    needs(cluster, "mpi4py")
+    env = environment(cluster)
+    env.update(EXAMPLE_DIR=f"{EXAMPLES}/mpi", MPI_PLUGIN="pmi2", STATE_FILE=f"{HOME}/pi.json")
+    rehearsed(cluster, env, "mpi/job.sbatch", "--throws", "20000000000", gpus=2)
+    thrown = json.loads(cluster.read(f"{HOME}/pi.json"))["thrown"]
+    options = ["--parsable", "--partition=t4", "--gres=gpu:2", f"--output={HOME}/pi.log"]
+    argv = ["sbatch", *options, f"{EXAMPLES}/mpi/job.sbatch", "--throws", str(thrown + 2_000_000)]
+    job = int(cluster.run(argv, user="alice", env=env).stdout.split(";")[0])
+    cluster.wait_for(lambda: cluster.job_state(job) == "COMPLETED", 240, "the program to go on and end")
+    pi = float(cluster.read(f"{HOME}/pi.log").split("pi is about")[1])
+    assert pi == pytest.approx(3.14159, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.slurm("bookworm")
+def test_a_pytorch_training_is_proven_by_a_rehearsal(cluster: ClusterHandle) -> None:
+    env = environment(cluster)
+    env.update(EXAMPLE_DIR=f"{EXAMPLES}/pytorch-ddp", OMP_NUM_THREADS="1")
+    arguments = ["--epochs", "100000", "--checkpoint", f"{HOME}/checkpoints"]
+    rehearsed(cluster, env, "pytorch-ddp/train.sbatch", *arguments, gpus=2)
 
 
 def directive(cluster: ClusterHandle, job: int, seq: int, action: str) -> None:
