@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 
@@ -118,13 +119,19 @@ def parse(comment: str, *, known_types: Collection[str] | None = None) -> Declar
     start = _START.search(comment)
     if start is None:
         return None
+    return _parse(comment, start.start(), start.end(), None if known_types is None else tuple(sorted(known_types)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _parse(comment: str, start: int, words_at: int, known_types: tuple[str, ...] | None) -> Declaration:
+    """The words from ``words_at``, remembered: every round reads the same comments again."""
     draft = _Draft()
-    for word in _words(comment, start.end()):
+    for word in _words(comment, words_at):
         if word.key in draft.at:
             raise DeclarationError(f"{word.key}= is said twice in the sia: words; keep one of them", word.at)
         draft.at[word.key] = word.at
         _READERS[word.key](word, draft)
-    return _finish(draft, start.start(), known_types)
+    return _finish(draft, start, known_types)
 
 
 def format(declaration: Declaration) -> str:

@@ -16,7 +16,7 @@ from ..cluster import GpuType, JobId
 from ..declaration import Declaration, Level
 from ..history import HistorySource, JobHistory, JobKind, MemoryPoint, Observation, SimilarHistory
 from . import memory, restart, shipped
-from .base import BatchLimits, EfficiencyModel, JobModel, ThroughputParams, TypeModel
+from .base import BatchLimits, EfficiencyModel, JobModel, RestartCost, ThroughputParams, TypeModel
 from .bias import Bias, learn
 from .bootstrap import TypeFit, TypeRatio, estimate
 from .efficiency import UNKNOWN, from_gradient
@@ -31,10 +31,13 @@ VIRTUAL_BATCH = 1 << 16
 SIMILAR_AGE_S = 600.0
 #: A cold fit instead of a warm one when the loss has grown by this factor: the old start may sit in a wrong valley.
 LOSS_GROWTH = 1.5
-#: A refit waits until a group's mean moves by this share, or its steps grow by this factor while still few.
-SAME_MEAN = 0.01
-MORE_STEPS = 1.5
-ENOUGH_STEPS = 1000.0
+#: A refit waits until a group's mean moves by this share, or its steps grow by this factor while still few: both far
+#: below what the model gets wrong anyway (`groups.MODEL_ERROR`).
+SAME_MEAN = 0.02
+MORE_STEPS = 2.0
+ENOUGH_STEPS = 100.0
+#: Share of new batches of known shapes among the groups of similar jobs that are not worth a refit.
+FEW_NEW_BATCHES = 0.1
 #: No estimate claims to be better than this, however well its points agree.
 LEAST_ERROR = 0.02
 
@@ -47,6 +50,8 @@ class _JobEntry:
     fits: dict[str, TypeFit] = field(default_factory=dict)
     pipelines: dict[str, PipelineFit] = field(default_factory=dict)
     warm: dict[str, tuple[ThroughputParams, float]] = field(default_factory=dict)
+    memory: tuple[object, memory.MemoryLine | None] = ((), None)
+    restart: tuple[object, RestartCost] = ((), RestartCost())
     version: int = 0
 
 
@@ -54,6 +59,7 @@ class _JobEntry:
 class _SimilarEntry:
     looked_s: float
     history: SimilarHistory | None
+    observations: dict[str, tuple[Observation, ...]]
     fits: dict[str, TypeFit]
     serial: int
 
@@ -150,13 +156,18 @@ class Estimator:
             entry.looked_s = now_s
             return entry
         fits: dict[str, TypeFit] = {}
+        fitted: dict[str, tuple[Observation, ...]] = {}
         if history is not None and history.likeness != "cluster":
             for name, observations in _by_type(history.observations).items():
+                before = entry.observations.get(name, ()) if entry is not None else ()
+                if entry is not None and before and not _tells_more(before, observations, FEW_NEW_BATCHES):
+                    fits[name], fitted[name] = entry.fits[name], before
+                    continue
                 self.refits += 1
                 warm = entry.fits[name].fit.params if entry is not None and name in entry.fits else None
-                fits[name] = fit_type(name, observations, warm, self._weights)
+                fits[name], fitted[name] = fit_type(name, observations, warm, self._weights), observations
         self._serial += 1
-        entry = _SimilarEntry(now_s, history, fits, self._serial)
+        entry = _SimilarEntry(now_s, history, fitted, fits, self._serial)
         self._similar[kind] = entry
         return entry
 
@@ -178,7 +189,7 @@ class Estimator:
         by_type = _by_type(observations)
         self._refit(entry, by_type, units)
         batch = _batch_limits(declaration, history, by_type, similar, units)
-        line = memory.fit_line([*history.memory, *(similar.memory if similar is not None else ())])
+        line = _memory_line(entry, history, similar)
         ratios = self._ratios(kind, similar)
         prior_batch = batch.initial / max(declaration.min_gpus, 1)
         models: dict[str, TypeModel] = {}
@@ -212,12 +223,7 @@ class Estimator:
             types=models,
             batch=batch,
             efficiency=_efficiency(history, similar),
-            restart=restart.learn(
-                history.restarts,
-                similar.restarts if similar is not None else (),
-                line.fixed_bytes if line is not None else None,
-                likeness,
-            ),
+            restart=_restart_cost(entry, history, similar, line),
             units={name: unit for name, unit in units.items() if unit != 1},
             known=bool(entry.fits or entry.pipelines or (past is not None and past.fits)),
             work_done=done,
@@ -271,6 +277,27 @@ class Estimator:
         return ratios
 
 
+def _memory_line(entry: _JobEntry, history: JobHistory, similar: SimilarHistory | None) -> memory.MemoryLine | None:
+    seen = (history.memory, similar.memory if similar is not None else ())
+    if entry.memory[0] != seen:
+        entry.memory = seen, memory.fit_line([*seen[0], *seen[1]])
+    return entry.memory[1]
+
+
+def _restart_cost(
+    entry: _JobEntry, history: JobHistory, similar: SimilarHistory | None, line: memory.MemoryLine | None
+) -> RestartCost:
+    seen = (
+        history.restarts,
+        similar.restarts if similar is not None else (),
+        line.fixed_bytes if line is not None else None,
+        similar.likeness if similar is not None else "",
+    )
+    if entry.restart[0] != seen:
+        entry.restart = seen, restart.learn(*seen)
+    return entry.restart[1]
+
+
 def _values(params: ThroughputParams) -> tuple[float, ...]:
     return (
         params.alpha_c,
@@ -291,17 +318,21 @@ def _by_type(observations: Iterable[Observation]) -> dict[str, tuple[Observation
     return {name: tuple(found[name]) for name in sorted(found)}
 
 
-def _tells_more(before: Sequence[Observation], now: Sequence[Observation]) -> bool:
+def _tells_more(before: Sequence[Observation], now: Sequence[Observation], few_new: float = 0.0) -> bool:
     """Whether sums have changed enough for a refit: a new group, a mean that moved, or many more steps behind it.
 
     A long job reports every half minute; without this each report would cost a refit that changes nothing.
+    ``few_new``: share of new batches of known shapes that does not count.
     """
     old = {(o.nodes, o.gpus, o.local_batch, o.accumulation): o for o in before}
-    if len(old) != len(now):
+    shapes = {(o.nodes, o.gpus) for o in before}
+    if not len(old) <= len(now) <= len(old) * (1.0 + few_new):
         return True
     for o in now:
         was = old.get((o.nodes, o.gpus, o.local_batch, o.accumulation))
         if was is None:
+            if few_new and (o.nodes, o.gpus) in shapes:
+                continue
             return True
         if o.count == was.count and o.step_sum_s == was.step_sum_s and o.sync_sum_s == was.sync_sum_s:
             continue

@@ -119,11 +119,18 @@ class HistoryBook:
         found = [self._jobs[job_id] for job_id in self._by_kind.get(kind, ()) if self._jobs[job_id].version]
         if not found:
             return None
-        sums: dict[_Key, Observation] = {}
+        sums: dict[_Key, list[float]] = {}
         memory: dict[tuple[str, float], MemoryPoint] = {}
         for job in found:
             for key, seen in job.sums.items():
-                sums[key] = _plus(sums.get(key), seen)
+                total = sums.get(key)
+                if total is None:
+                    sums[key] = [seen.count, seen.step_sum_s, seen.step_square_sum_s2, seen.sync_sum_s]
+                else:
+                    total[0] += seen.count
+                    total[1] += seen.step_sum_s
+                    total[2] += seen.step_square_sum_s2
+                    total[3] += seen.sync_sum_s
             memory.update(job.memory)
         restarts = [sample for job in found for _, sample in sorted(job.restarts.items())]
         totals = [job.ended_samples for job in found if job.ended_samples is not None]
@@ -131,7 +138,7 @@ class HistoryBook:
         return SimilarHistory(
             likeness="user+script",
             jobs=len(found),
-            observations=tuple(sums[key] for key in sorted(sums)),
+            observations=tuple(Observation(*key, *sums[key]) for key in sorted(sums)),
             restarts=tuple(restarts[-_RESTARTS_KEPT:]),
             memory=tuple(memory[key] for key in sorted(memory)),
             gradient=gradients[-1] if gradients else None,

@@ -98,12 +98,13 @@ def test_a_report_from_one_type_refits_that_type_only() -> None:
 
 def test_a_report_that_tells_nothing_new_costs_no_refit_and_one_that_does_costs_one() -> None:
     estimator = Estimator(shipped=False)
-    ask(estimator, history(*SCALED))
+    young = [replace(o, **{f: getattr(o, f) * 0.2 for f in SUMS}) for o in SCALED]
+    ask(estimator, history(*young))
     fits = estimator.refits
-    more = [replace(o, **{f: getattr(o, f) * 1.1 for f in SUMS}) for o in SCALED]
+    more = [replace(o, **{f: getattr(o, f) * 1.1 for f in SUMS}) for o in young]
     ask(estimator, history(*more, version=2))
     assert estimator.refits == fits
-    many = [replace(o, **{f: getattr(o, f) * 2.0 for f in SUMS}) for o in SCALED]
+    many = [replace(o, **{f: getattr(o, f) * 2.0 for f in SUMS}) for o in young]
     ask(estimator, history(*many, version=3))
     assert estimator.refits == fits + 1
     slower = [replace(many[0], step_sum_s=1.05 * many[0].step_sum_s), *many[1:]]
@@ -186,6 +187,21 @@ def test_cluster_wide_ratios_serve_when_nothing_closer_is_known() -> None:
 def test_shipped_ratios_come_last_and_can_be_switched_off() -> None:
     assert ask(Estimator(shipped=True), history(*SCALED)).types["a100"].source.startswith("shipped:")
     assert ask(Estimator(shipped=False), history(*SCALED)).types["a100"].source == "ratio:t4"
+
+
+def test_one_more_batch_among_many_of_similar_jobs_costs_no_refit_and_a_new_shape_does() -> None:
+    estimator = Estimator(shipped=False)
+    many = [ran("t4", 1, k, m) for k in (1, 2, 4) for m in (16.0, 32.0, 48.0, 64.0, 96.0, 128.0)]
+    past = Past(SimilarHistory("user+script", 3, tuple(many)))
+    before = ask(estimator, None, similar=past)
+    assert estimator.refits == 1
+    past.answer = SimilarHistory("user+script", 4, (*many, ran("t4", 1, 4, 80.0)))
+    after = ask(estimator, None, similar=past, now_s=601.0)
+    assert estimator.refits == 1
+    assert after.types == before.types
+    past.answer = SimilarHistory("user+script", 5, (*many, ran("t4", 2, 8, 64.0)))
+    ask(estimator, None, similar=past, now_s=1202.0)
+    assert estimator.refits == 2
 
 
 def test_similar_jobs_are_looked_up_once_in_ten_minutes() -> None:
