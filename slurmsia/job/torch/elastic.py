@@ -37,7 +37,8 @@ class Elastic:
     largest total batch (default M0: never changed); ``local``: (smallest, largest) micro-batch per GPU;
     ``rule``: "adascale", "sqrt", "linear" or "none", default by optimiser; ``scheduler``: stepped once per optimiser
     step; ``scaler``: AMP's GradScaler; ``checkpoint``: folder; ``save_every_s``: checkpoints without being asked;
-    ``loader``: keyword arguments of DataLoader. Raises ValueError for a dataset without samples.
+    ``loader``: keyword arguments of DataLoader. Raises ValueError for a dataset without samples, and for an FSDP2
+    model with a scaler.
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class Elastic:
         self._rule = rule or ("sqrt" if adaptive_step else "adascale")
         self.noise = GradientNoise(optimizer, batch, noise_every)
         self._measures = not states.is_sharded(states.bare(model))
+        if not self._measures:
+            if scaler is not None:
+                raise ValueError("an FSDP2 model takes no scaler: train it in bfloat16 (MixedPrecisionPolicy) instead")
+            self._batch_max = batch  # without gradient noise nothing says what a larger batch is worth
         self._reporter = reporter
         self._own_group = False
         self.position = 0
