@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -79,6 +80,7 @@ def serve(config_file: Path, mode: str | None) -> int:
     signal.signal(signal.SIGHUP, lambda *_: loop.reload())
     logging.getLogger("slurmsia.daemon").info("slurmsia %s starts in %s mode", __version__, config.daemon.mode)
     bridge.start()
+    gc.freeze()  # what was imported stays: full collections need not look at it
     try:
         loop.run()
     finally:

@@ -14,6 +14,8 @@ from random import Random
 
 import click
 
+from .upkeep import Body, undisturbed
+
 #: name, GPUs per node, seconds per sample relative to the middle type
 _TYPES = (("a100", 8, 0.5), ("rtx", 8, 1.0), ("t4", 4, 2.0))
 _USERS = 37
@@ -48,7 +50,7 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
         bench.close()
     result: dict[str, object] = {
         f"{key}_ms": round(statistics.median(row[key] for row in rows) * 1e3, 1)
-        for key in ("observe", "ingest", "learn", "decide", "store", "act", "measure", "total")
+        for key in ("observe", "ingest", "learn", "decide", "store", "act", "measure", "total", "cpu", "tidy")
     }
     result |= {
         "worst_total_ms": round(max(row["total"] for row in rows) * 1e3, 1),
@@ -69,7 +71,8 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
         f"round of {jobs} jobs on {nodes} nodes, median of {rounds}: observe {result['observe_ms']} ms, ingest "
         f"{result['ingest_ms']} ms ({bench.reports} reports), learn {result['learn_ms']} ms, decide "
         f"{result['decide_ms']} ms, store {result['store_ms']} ms, act {result['act_ms']} ms; total "
-        f"{result['total_ms']} ms (worst {result['worst_total_ms']} ms), {result['rss_mb']} MB resident"
+        f"{result['total_ms']} ms (worst {result['worst_total_ms']} ms; CPU {result['cpu_ms']} ms), then "
+        f"{result['tidy_ms']} ms of tidying, {result['rss_mb']} MB resident"
     )
 
 
@@ -114,6 +117,7 @@ class _Bench:
             self._spool, channel, Metrics(),
         )  # fmt: skip
         self._cycle = Cycle(parts, canonical(config))
+        self._body = Body()
         self._seq = 0
         self._speeds: dict[str, float] = {}
         self._samples: dict[str, float] = {}
@@ -153,13 +157,16 @@ class _Bench:
             if self._actor.flights:
                 self._cycle.tick()
         self._report()
-        begun = time.perf_counter()
-        outcome = self._cycle.round(mode, "")
-        total = time.perf_counter() - begun
+        begun, cpu = time.perf_counter(), time.process_time()
+        with undisturbed():
+            outcome = self._cycle.round(mode, "")
+        total, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        tidied = time.perf_counter()
+        self._body.tidy()
         self.sentence = outcome.sentence
         times = {key: outcome.times_s.get(key, 0.0) for key in ("observe", "ingest", "learn", "decide")}
         times |= {key: outcome.times_s.get(key, 0.0) for key in ("store", "act", "measure")}
-        return {**times, "total": total}
+        return {**times, "total": total, "cpu": cpu, "tidy": time.perf_counter() - tidied}
 
     def _report(self) -> None:
         """What each running declared job says of its last minute."""

@@ -57,7 +57,11 @@ class PauseMark:
 
     def why(self) -> str:
         """Why nothing may be written to Slurm now; empty when it may."""
-        if self._freeze.exists():
+        try:
+            frozen = self._freeze.exists()
+        except OSError as error:  # a folder that may not be looked into: doubt ends with nothing changed
+            return f"frozen, since {self._freeze} cannot be looked at ({error.strerror})"
+        if frozen:
             try:
                 text = self._freeze.read_text(encoding="utf-8", errors="replace")[:200].strip()
             except OSError:

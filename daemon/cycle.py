@@ -1,7 +1,7 @@
 """One round and one tick: observe, ingest, learn, decide, store, act. Each ends in one English sentence.
 
-A cycle never raises for anything that Slurm, the store, a job or a user did: what could not be done is said in the
-sentence, and doubt ends with nothing changed. Only a newer leader (`Fenced`) stops it.
+A cycle never raises for anything that Slurm, the store, a job or a user did, nor for a mistake of our own: what could
+not be done is said in the sentence, and doubt ends with nothing changed. Only a newer leader (`Fenced`) stops it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from slurmsia.store import RoundRecord, Store, StoreError
 from .intake import Intake, ReportSource
 from .learning import Learner
 from .metrics import Metrics
+from .mishaps import Mishaps
 from .movelog import StoreMoveLog
 from .published import gpu_use
 from .spool_channel import SpoolChannel
@@ -85,12 +86,15 @@ class Cycle:
         self._watchdog = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         self._deciding: Future[Plan] | None = None
         self.intake = Intake(parts.store, parts.spool, parts.channel, parts.book, parts.metrics)
-        self._learner = Learner()
         self._models_before: Mapping[JobId, JobModel] = {}
         self._waiting_undeclared: dict[JobId, float] = {}
         self._restored = False
         self._recovered = False
         self._times: dict[str, float] = {}
+        self._phase = "observe"
+        self._snapshot: Snapshot | None = None
+        self.mishaps = Mishaps(parts.metrics, parts.client.now_s)
+        self._learner = Learner(self.mishaps)
         self.seen: frozenset[tuple[JobId, str]] = frozenset()
         self.pressure = 0.0
 
@@ -103,9 +107,29 @@ class Cycle:
 
     def round(self, mode: str, why_mode: str) -> Outcome:
         """One round in ``mode``: "enforce" acts, every other mode only says what it would do. Raises `Fenced`."""
-        parts = self.parts
-        self._times = {}
+        self._times, self._phase, self._snapshot = {}, "observe", None
         warnings: list[str] = []
+        try:
+            return self._round(mode, why_mode, warnings)
+        except Fenced:
+            raise
+        except Exception as error:  # a mistake of ours costs a round, never the daemon
+            return self._lost(error, warnings)
+
+    def _lost(self, error: Exception, warnings: list[str]) -> Outcome:
+        """The outcome of a round that a mistake of ours ended: what had not been done by then is not done."""
+        said = self.mishaps.note(self._phase, error)
+        begun = "no further move begins" if self._phase == "act" else "nothing was changed"
+        self.parts.metrics.rounds.labels("degraded").inc()
+        sentence = f"Degraded: {said}; {begun}."
+        _log.warning(sentence)
+        return Outcome(
+            sentence, self._snapshot, times_s=self._times, warnings=tuple(warnings), problems=self.intake.problems(),
+            read_s=self._times.get("observe", 0.0),
+        )  # fmt: skip
+
+    def _round(self, mode: str, why_mode: str, warnings: list[str]) -> Outcome:
+        parts = self.parts
         try:
             with self._timed("observe"):
                 snapshot = parts.client.snapshot(parts.config.slurm.call_deadline_s)
@@ -113,12 +137,13 @@ class Cycle:
             parts.metrics.rounds.labels("skipped").inc()
             return Outcome(f"Skipped: Slurm could not be read ({error}). Nothing was changed.", times_s=self._times)
         self.seen = queue_marks(snapshot.jobs)
+        self._snapshot = snapshot
         self._restore(warnings)
         with self._timed("ingest"):
             stored = self.intake.round(snapshot, warnings)
             self._forget_channels(snapshot)
-        standings = parts.book.observe(snapshot, parts.actor.flights.values())
         with self._timed("learn"):
+            standings = parts.book.observe(snapshot, parts.actor.flights.values())
             declared = dict(declared_jobs(snapshot))
             parts.metrics.set_goodput(self._learner.judged(self.intake.take_heard(), self._models_before))
             models = self._learner.models(snapshot, declared, parts.estimator, parts.store, warnings)
@@ -139,14 +164,17 @@ class Cycle:
             with self._timed("store"):
                 round_id = self._store_round(snapshot, plan, models, mode, warnings)
         parts.log.round_id = round_id
-        acting = mode == "enforce" and round_id is not None and self._recover(warnings)
         put_off: Mapping[JobId, str] = {}
-        if acting:
-            with self._timed("act"):
+        with self._timed("act"):
+            acting = mode == "enforce" and round_id is not None and self._recover(warnings)
+            if acting:
                 put_off = self._act(plan, snapshot, warnings)
-        with self._timed("measure"):
+        with self._timed("measure"), self.mishaps.survived("measure"):
             self._measure(snapshot, plan)
-        gain = prospect(snapshot, parts.config.scope, parts.config.moves.lease_s) if mode != "enforce" else None
+        gain: Prospect | None = None
+        if mode != "enforce":
+            with self._timed("prospect"), self.mishaps.survived("prospect"):
+                gain = prospect(snapshot, parts.config.scope, parts.config.moves.lease_s)
         parts.metrics.rounds.labels("done" if round_id is not None else "degraded").inc()
         sentence = round_sentence(plan, mode, why_mode, acting, warnings)
         if gain is not None and not declared:
@@ -251,7 +279,15 @@ class Cycle:
     # --- between rounds ------------------------------------------------------------------------------------------
 
     def tick(self) -> Tick:
-        """Drive moves in flight by one step. Raises `Fenced`; a store that is away only waits."""
+        """Drive moves in flight by one step. Raises `Fenced`; without the store, or by our mistake, moves wait."""
+        try:
+            return self._tick()
+        except Fenced:
+            raise
+        except Exception as error:  # moves wait; should they wait for ever, Slurm finishes them
+            return Tick(errors=(self.mishaps.note("tick", error),))
+
+    def _tick(self) -> Tick:
         parts = self.parts
         try:
             self.intake.between(parts.actor.flights, parts.actor.seen)
@@ -301,6 +337,7 @@ class Cycle:
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         begun = time.perf_counter()
+        self._phase = phase
         try:
             yield
         finally:

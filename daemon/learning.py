@@ -1,7 +1,7 @@
 """Models of the round's jobs, what of them is new enough to be stored, and how well they predicted what was reported.
 
 Reads the store through `HistorySource`; with the store away the histories of the last round serve. Never raises for a
-job's data.
+job's data, nor for a mistake of ours over one job: that job keeps its last model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from slurmsia.models.goodput import one_gpu_throughput
 from slurmsia.models.speed import model_step_time
 from slurmsia.store import FitRecord, Store, StoreError
 
+from .mishaps import Mishaps
+
 #: Jobs whose fits are stored in one round; the rest follow in later rounds (after a restart all are new).
 FITS_PER_ROUND = 50
 #: Weight of a round's reports in the running mean of observed over predicted throughput.
@@ -28,7 +30,9 @@ _NEWEST = 0.2
 class Learner:
     """The daemon's models. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, mishaps: Mishaps) -> None:
+        self._mishaps = mishaps
+        self._last: dict[JobId, JobModel] = {}
         self._histories: dict[JobId, JobHistory] = {}
         self._stored: dict[JobId, JobModel] = {}
         self._ratios: dict[str, float] = {}
@@ -47,19 +51,26 @@ class Learner:
             self._histories = store.history(tuple(declared))
         except StoreError:
             source = None
-        models = {}
+        models: dict[JobId, JobModel] = {}
+        failed = 0
         for job_id, (job, declaration) in declared.items():
-            history, kind = self._histories.get(job_id), JobKind(job.user_id, job.script_hash, job.name)
+            kind = JobKind(job.user_id, job.script_hash, job.name)
+            asked = (job_id, self._histories.get(job_id), declaration, kind, snapshot.gpu_types)
             try:
-                models[job_id] = estimator.model(
-                    job_id, history, declaration, kind, snapshot.gpu_types, source, snapshot.taken_s
-                )
-            except StoreError as error:
-                warnings.append(f"History of similar jobs cannot be read: {error}")
-                source = None
-                models[job_id] = estimator.model(
-                    job_id, history, declaration, kind, snapshot.gpu_types, None, snapshot.taken_s
-                )
+                try:
+                    models[job_id] = estimator.model(*asked, source, snapshot.taken_s)
+                except StoreError as error:
+                    warnings.append(f"History of similar jobs cannot be read: {error}")
+                    source = None
+                    models[job_id] = estimator.model(*asked, None, snapshot.taken_s)
+            except Exception as error:  # one job's odd data must not cost the cluster its round
+                self._mishaps.note("model", error)
+                failed += 1
+                if job_id in self._last:
+                    models[job_id] = self._last[job_id]
+        if failed:
+            warnings.append(f"Models of {failed} jobs could not be computed; their last ones serve.")
+        self._last = models
         estimator.forget(declared)
         for gone in [job_id for job_id in self._stored if job_id not in declared]:
             del self._stored[gone]

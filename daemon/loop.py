@@ -26,9 +26,12 @@ from .heartbeat import Heartbeat
 from .leader import Leadership
 from .notify import ServiceManager
 from .published import Published
-from .upkeep import Body, Pruner
+from .upkeep import Body, Pruner, undisturbed
 
 _log = logging.getLogger("slurmsia.daemon")
+
+#: After so many rounds in a row that could change nothing, new jobs are no longer leased: nobody would start them.
+_UNABLE_ROUNDS = 3
 
 
 class Audience(Protocol):
@@ -75,6 +78,7 @@ class Loop:
         self._standby_why = ""
         self._config_problem = ""
         self._late = ""
+        self._unable = 0
         self._pruner = Pruner(clock)
         self._body = Body(clock)
         self._set_up_for(cycle.parts.config)
@@ -121,27 +125,41 @@ class Loop:
 
     def turn(self) -> None:
         """One pass: wishes, leadership, moves in flight, and a round when it is due."""
+        survived = self._cycle.mishaps.survived
         if self._reload_asked.is_set():
             self._reload_asked.clear()
-            self._reconfigure("SIGHUP")
+            with survived("reload"):
+                self._reconfigure("SIGHUP")
         for wish in [*self._wishes.take_all(), *self._audience.take_wishes()]:
-            self._grant(wish)
-        if not self._lead():
+            with survived("wish"):
+                self._grant(wish)
+        leads = False
+        with survived("lead"):
+            leads = self._lead()
+        if not leads:
             return
-        mode, _ = self.mode()
         try:
-            if mode == "enforce":
-                self._heartbeat.beat(time.time(), self._config.moves.lease_s)
-                if self._tick_is_due():
-                    self._last_tick = self._clock()
-                    if self._cycle.tick().finished:
-                        self._publish()
-            else:
-                self._heartbeat.stop()
-            if self._round_is_due(mode):
-                self._round()
+            with survived("loop"):
+                self._work()
         except Fenced as error:
             self._step_down(str(error))
+
+    def _work(self) -> None:
+        """A leader's part of a pass: heartbeat, moves in flight, and a round when it is due."""
+        mode, _ = self.mode()
+        if mode == "enforce":
+            if self._unable < _UNABLE_ROUNDS:
+                self._heartbeat.beat(time.time(), self._config.moves.lease_s)
+            else:
+                self._heartbeat.stop()
+            if self._tick_is_due():
+                self._last_tick = self._clock()
+                if self._cycle.tick().finished:
+                    self._publish()
+        else:
+            self._heartbeat.stop()
+        if self._round_is_due(mode):
+            self._round()
 
     def mode(self) -> tuple[str, str]:
         """The mode in force and why it is not the configured one."""
@@ -173,10 +191,12 @@ class Loop:
     def _round(self) -> None:
         mode, why = self.mode()
         begun = self._clock()
-        outcome = self._cycle.round(mode, why)
+        with undisturbed():
+            outcome = self._cycle.round(mode, why)
         took = self._clock() - begun
         self._rounds += 1
         self._outcome = outcome
+        self._unable = 0 if outcome.round_id is not None else self._unable + 1
         self._last_round = self._clock()
         self._last_tick = float("-inf")
         self._plan_next(outcome, begun, took)
@@ -187,6 +207,7 @@ class Loop:
         if outcome.snapshot is None:
             _log.warning(outcome.sentence)
         self._publish()
+        self._body.tidy()
 
     def _plan_next(self, outcome: Outcome, begun: float, took: float) -> None:
         """Next round's time: the interval, jittered; stretched while Slurm is slow to read or under pressure."""
@@ -292,7 +313,10 @@ class Loop:
         warnings = list(outcome.warnings) if outcome is not None else []
         warnings[:0] = [self._config_problem] if self._config_problem else []
         full = self._body.relieve(self._config.daemon.memory_limit_mb, self._cycle.drop_caches)
+        if self._unable >= _UNABLE_ROUNDS and mode == "enforce":
+            warnings.append(f"{self._unable} rounds in a row could change nothing; new jobs start without a lease.")
         warnings += [said for said in (self._late, self._pruner.problem, full) if said]
+        warnings += self._cycle.mishaps.said()
         parts.metrics.memory.set(self._body.rss_bytes)
         parts.metrics.children_memory.set(self._body.children_rss_bytes())
         parts.metrics.cpu.set(self._body.cpu_share())

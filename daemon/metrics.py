@@ -67,6 +67,9 @@ class Metrics:
         )
         self.reports_held = Gauge("slurmsia_reports_held", "Reports read and not yet stored", registry=registry)
         self.pruned = Gauge("slurmsia_store_rows_pruned", "Old rows removed since the start", registry=registry)
+        self.mishaps = Counter(
+            "slurmsia_internal_errors", "Mistakes of slurmsia's own that were survived", ["where"], registry=registry
+        )
         self._rpc_seen = 0
 
     def calls_made(self, total: int) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -27,6 +27,8 @@ _log = logging.getLogger("slurmsia.upkeep")
 _PAUSE_S = 0.05
 #: Caches are dropped at most this often; dropping them costs a slower round.
 _DROP_EVERY_S = 600.0
+#: Free memory inside the heap goes back to the kernel this often; it takes milliseconds.
+_TRIM_EVERY_S = 600.0
 #: What the command lines of the daemon's helpers contain.
 _HELPERS = ("slurmsia_daemon.api", os.path.join("slurmsia", "slurm", "worker.py"))
 
@@ -67,6 +69,10 @@ class Pruner:
             self.problem = f"Old rows could not be removed from the store: {error}"
             _log.warning(self.problem)
             return
+        except Exception as error:  # a thread's traceback would be seen by nobody
+            self.problem = f"Old rows could not be removed, by a mistake of slurmsia's own: {error!r}"
+            _log.error(self.problem, exc_info=error)
+            return
         self.problem = ""
         self.removed += sum(entry.rows for entry in done)
         said = ", ".join(f"{entry.rows} of {entry.table} ({entry.why})" for entry in done if entry.rows)
@@ -90,6 +96,7 @@ class Body:
         self._process.cpu_percent()
         self._clock = clock
         self._dropped = float("-inf")
+        self._trimmed = clock()
         self._counted = float("-inf")
         self._children_bytes = 0
 
@@ -121,13 +128,19 @@ class Body:
             self._dropped = self._clock()
             drop_caches()
             gc.collect()
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+            trim()
         after = self.rss_bytes
         return (
             f"Resident memory was {before / 1e6:.0f} MB, above daemon.memory_limit_mb = {limit_mb:g}; caches were "
             f"dropped and it is {after / 1e6:.0f} MB."
         )
+
+    def tidy(self) -> None:
+        """Between rounds: the garbage that `undisturbed` rounds left, and now and then the heap's free pages."""
+        gc.collect()
+        if self._clock() - self._trimmed >= _TRIM_EVERY_S:
+            self._trimmed = self._clock()
+            trim()
 
     def stale(self) -> tuple[str, ...]:
         """Helpers that an earlier daemon of this user left behind, as sentences; they belong to no process any more."""
@@ -141,3 +154,23 @@ class Body:
             if any(word.endswith(helper) for word in words for helper in _HELPERS):
                 found.append(f"process {process.info['pid']} was left by an earlier daemon: {' '.join(words)[:120]}")
         return tuple(found)
+
+
+def trim() -> None:
+    """Give free pages inside the heap back to the kernel; without it a heap that rounds fill and empty looks like a
+    leak for days. Nothing where the C library has no such call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keeps the cyclic garbage collector out of the block: a full collection takes a tenth of a large round's time.
+    Whoever uses it collects afterwards (`Body.tidy`)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -88,7 +88,7 @@ class Database:
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 "foreign_keys=ON",
-                "cache_size=-65536",
+                "cache_size=-16384",
                 "temp_store=MEMORY",
                 "wal_autocheckpoint=4000",
             ):

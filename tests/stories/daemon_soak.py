@@ -1,7 +1,8 @@
 """The whole daemon for a day: loop, rounds, models, store, moves, under random faults, deaths and users' deeds.
 
 ``python -m tests.stories.daemon_soak --hours 24`` prints rounds, moves, faults, violations, and resident memory after
-the first virtual hour and at the end. Jobs that ended are judged and forgotten, so that memory that grows is a leak.
+the first virtual hour and at the end. The queue is full from the start and jobs that ended are judged and forgotten,
+so that memory that grows is a leak. Every other death strikes in the act, just before or after a move is written.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from daemon_stage import NODES, TICK_S, Stage
+from daemon_stage import NODES, TICK_S, Killed, Stage
 from slurmsia_daemon.control import Wish
 
 from slurmsia.cluster import JobId, JobState
@@ -51,8 +52,9 @@ class Soaked:
     deeds: Counter[str] = field(default_factory=Counter)
     moves: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
-    rss_first_hour_mb: float = 0.0
-    rss_end_mb: float = 0.0
+    deaths_in_the_act: int = 0
+    rss_mb: list[float] = field(default_factory=list)
+    """After each virtual hour, and at the end."""
     pruned: int = 0
 
 
@@ -92,6 +94,8 @@ class DaemonSoak:
         next_death_s = START_S + 1500.0
         alive, revive_s = True, 0.0
         next_hour_s = START_S + 3600.0
+        for _ in range(MOST_LIVE):
+            self._submit()
         while emulator.now_s < until_s or not self._all_ended():
             now_s, quiet = emulator.now_s, emulator.now_s >= until_s
             if now_s > until_s + 12 * 3600.0:
@@ -112,25 +116,34 @@ class DaemonSoak:
                 next_deed_s = now_s + rng.expovariate(1 / 300.0)
             self._relent(everything=quiet)
             if alive and now_s >= next_death_s and not quiet:
-                alive, revive_s = False, now_s + rng.choice([5.0, 60.0, 900.0])
+                revive_s = now_s + rng.choice([5.0, 60.0, 900.0])
                 next_death_s = revive_s + rng.expovariate(1 / 3600.0)
-                self._die()
+                if rng.random() < 0.5:
+                    self.stage.daemon.log.doom(rng.randint(1, 4), before=rng.random() < 0.5)
+                else:
+                    alive = False
+                    self._die()
             if not alive and now_s >= revive_s:
                 alive = True
                 self.stage.start()
             if alive:
-                self.stage.daemon.loop.turn()
-                self._count()
+                try:
+                    self.stage.daemon.loop.turn()
+                except Killed:
+                    alive, revive_s = False, max(revive_s, emulator.now_s + 5.0)
+                    seen.deaths_in_the_act += 1
+                    self._die()
+                else:
+                    self._count()
             flying = alive and bool(self.stage.daemon.actor.flights)
             emulator.run_until(emulator.now_s + (TICK_S if flying else 10.0))
             if emulator.now_s >= next_hour_s:
                 next_hour_s += 3600.0
                 self._judge()
-                if not seen.rss_first_hour_mb:
-                    seen.rss_first_hour_mb = _rss_mb()
+                seen.rss_mb.append(_rss_mb())
         self._judge(everything=True)
         self._die()
-        seen.rss_end_mb = _rss_mb()
+        seen.rss_mb.append(_rss_mb())
         return seen
 
     # deeds
@@ -319,13 +332,15 @@ def main() -> int:
         "rounds": seen.rounds,
         "violations": len(seen.violations),
         "daemon_deaths": seen.deaths,
+        "of_them_while_a_move_was_written": seen.deaths_in_the_act,
         "deeds": sum(seen.deeds.values()),
         "faults_armed": seen.faults,
         "moves": dict(sorted(seen.moves.items())),
         "rows_pruned": seen.pruned,
-        "rss_first_hour_mb": seen.rss_first_hour_mb,
-        "rss_end_mb": seen.rss_end_mb,
-        "rss_growth": round(seen.rss_end_mb / seen.rss_first_hour_mb - 1.0, 4) if seen.rss_first_hour_mb else None,
+        "rss_first_hour_mb": seen.rss_mb[0],
+        "rss_end_mb": seen.rss_mb[-1],
+        "rss_growth": round(seen.rss_mb[-1] / seen.rss_mb[0] - 1.0, 4),
+        "rss_by_hour_mb": seen.rss_mb,
         "wall_s": round(wall_s, 1),
         "speed": round(options.hours * 3600.0 / wall_s),
     }

@@ -29,6 +29,7 @@ from slurmsia.config.site import GpuTypeSection
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
+from slurmsia.move import Move
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,
@@ -47,6 +48,29 @@ START_S = 1_790_000_000.0
 NODES = (("t4", 2, 4), ("rtx", 2, 8), ("a100", 1, 8))
 DECLARED = "sia: gpus=1-16 types=t4,rtx,a100 level=restartable signal=USR1@30"
 TICK_S = 1.5
+
+
+class Killed(BaseException):
+    """kill -9."""
+
+
+class MortalMoveLog(StoreMoveLog):
+    """A move log whose process is killed just before or just after its n-th write from when `doom` was called."""
+
+    _left = 0
+    _before = False
+
+    def doom(self, writes: int, before: bool) -> None:
+        self._left, self._before = writes, before
+
+    def save(self, move: Move) -> None:
+        self._left -= 1
+        struck = self._left == 0
+        if struck and self._before:
+            raise Killed
+        super().save(move)
+        if struck:
+            raise Killed
 
 
 class Audience:
@@ -75,7 +99,7 @@ class Daemon:
         self.store = Store.open(stage.url, "stage", auto_upgrade=True, busy_timeout_s=1.0)
         self.client = stage.emulator.client(f"daemon-{host}")
         self.channel = SpoolChannel(DirectiveWriter(stage.folder))
-        log = StoreMoveLog(self.store)
+        self.log = log = MortalMoveLog(self.store)
         self.actor = Actor(self.client, log, limits=limits_of(config), types=config.gpu_types, channel=self.channel)
         self.book = StandingBook(config.moves.lease_s)
         parts = Parts(

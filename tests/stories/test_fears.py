@@ -16,7 +16,6 @@ from slurmsia.reshape import Reshape
 from slurmsia.slurm.emulator import Update
 from slurmsia.slurm.emulator_client import EmulatorClient
 
-from .soak import Soak
 from .teller import CALLS, ENDS, FAULTS, SITE_DEEDS, USER_DEEDS, Ending, Story, plot_of, tell
 
 Counted = Callable[[Iterable[Ending]], list[Ending]]
@@ -37,14 +36,6 @@ def test_no_job_is_lost_held_cancelled_or_half_edited_whatever_fails(chapter: in
 def test_ten_thousand_stories(chapter: int, counted: Counted) -> None:
     endings = counted(tell(number) for number in range(chapter * 100, (chapter + 1) * 100))
     assert [what for ending in endings for what in ending.violations] == []
-
-
-@pytest.mark.parametrize("seed", range(1))
-def test_four_hours_of_faults_and_dying_daemons_break_no_promise(seed: int) -> None:
-    seen = Soak(4.0, seed).soak()
-    assert seen.violations == []
-    assert seen.deaths >= 3
-    assert seen.jobs >= 60
 
 
 def test_the_same_number_tells_the_same_story() -> None:

@@ -10,6 +10,7 @@ from daemon_stage import Daemon, Stage
 from slurmsia_daemon import leader
 
 from slurmsia.slurm.emulator import FixedWork
+from slurmsia.store.engine import Database
 
 MakeStage = Callable[..., Stage]
 
@@ -19,6 +20,20 @@ def _pass(scene: Stage, *daemons: Daemon, seconds: float = 60.0) -> None:
         scene.sleep(5)
         for daemon in daemons:
             daemon.loop.turn()
+
+
+@pytest.fixture
+def end_leases(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Two leases' time passes, without waiting for it, on the clocks by which leases are kept."""
+    passed = [0.0]
+    monkeypatch.setattr(Database, "now_s", lambda *_: time.time() + passed[0])
+
+    def end(*daemons: Daemon) -> None:
+        passed[0] += 2 * leader.LEASE_S
+        for daemon in daemons:
+            daemon.leadership._renewed -= 2 * leader.LEASE_S
+
+    return end
 
 
 def test_on_one_host_the_second_daemon_stands_by_and_writes_nothing(stage: MakeStage) -> None:
@@ -53,9 +68,8 @@ def test_the_standby_takes_over_when_the_leader_is_killed_and_finishes_its_moves
 
 
 def test_on_two_hosts_the_lease_decides_and_its_heir_fences_the_old_leader(
-    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    stage: MakeStage, end_leases: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(leader, "LEASE_S", 0.4)
     scene = stage()
     first = scene.daemon
     scene.submit(gpus=1)
@@ -64,11 +78,10 @@ def test_on_two_hosts_the_lease_decides_and_its_heir_fences_the_old_leader(
     _pass(scene, second, seconds=5)
     assert second.state.mode == "standby"
     assert "holds the lease" in second.state.sentence
-    time.sleep(0.6)
+    end_leases(first, second)
     second.loop.turn()
     assert second.leadership.leads
     writes = len(first.client.writes)
-    time.sleep(0.2)
     first.loop.turn()
     assert not first.leadership.leads
     assert len(first.client.writes) == writes
@@ -77,9 +90,8 @@ def test_on_two_hosts_the_lease_decides_and_its_heir_fences_the_old_leader(
 
 
 def test_a_fenced_daemon_forgets_its_moves_and_reads_them_again_when_it_leads_again(
-    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    stage: MakeStage, end_leases: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(leader, "LEASE_S", 0.4)
     scene = stage()
     first = scene.daemon
     scene.play(5)
@@ -89,14 +101,13 @@ def test_a_fenced_daemon_forgets_its_moves_and_reads_them_again_when_it_leads_ag
         _pass(scene, first, seconds=5)
     causes = {move.cause for move in first.actor.flights.values()}
     second = scene.start("two")
-    time.sleep(0.6)
+    end_leases(first, second)
     second.loop.turn()
     assert second.leadership.leads
-    time.sleep(0.2)
     first.loop.turn()
     assert first.actor.flights == {}
     second.kill()
-    time.sleep(0.6)
+    end_leases(first, second)
     recovered: set[str] = set()
     for _ in range(40):
         _pass(scene, first, seconds=5)
