@@ -7,7 +7,10 @@ raises, and is called from the reporter's own thread only, because a driver may 
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
+
+#: Where there is a GPU's driver there is one of these; elsewhere NVML is not even looked for.
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 class Facts:
@@ -23,13 +26,13 @@ class Facts:
 
     def _prepare(self) -> None:
         self._ready = True
-        if any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg")):
+        if any(os.path.exists(path) for path in _DEVICES):
             try:
                 import pynvml
 
                 pynvml.nvmlInit()
                 self._nvml = pynvml
-                self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in _visible(pynvml)]
+                self._gpus = _visible(pynvml)
             except Exception:  # a driver may fail in any way, and a training job must not notice
                 self._gpus = []
         try:
@@ -54,21 +57,23 @@ class Facts:
     def _read_gpus(self, found: Dict[str, Any], facts: Dict[str, float]) -> None:
         if not self._gpus:
             return
-        nvml = self._nvml
-        try:
-            facts["gpu_power_w"] = sum(nvml.nvmlDeviceGetPowerUsage(gpu) for gpu in self._gpus) / 1e3
-            infos = [nvml.nvmlDeviceGetMemoryInfo(gpu) for gpu in self._gpus]
+        nvml, gpus = self._nvml, self._gpus
+        powers = _counters(lambda: [nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3 for gpu in gpus])
+        if powers:
+            facts["gpu_power_w"] = sum(powers)
+        infos = _counters(lambda: [nvml.nvmlDeviceGetMemoryInfo(gpu) for gpu in gpus])
+        if infos:
             facts["gpu_memory_used"] = float(max(info.used for info in infos))
             facts["gpu_memory_total"] = float(min(info.total for info in infos))
-            facts["gpu_busy_percent"] = sum(
-                float(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu) for gpu in self._gpus
-            ) / len(self._gpus)
-            energy_j = sum(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus) / 1e3
+        busy = _counters(lambda: [float(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu) for gpu in gpus])
+        if busy:
+            facts["gpu_busy_percent"] = sum(busy) / len(busy)
+        energies = _counters(lambda: [nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3 for gpu in gpus])
+        if energies:
+            energy_j = sum(energies)
             if self._energy_j is not None and energy_j >= self._energy_j:
                 found["energy_j"] = energy_j - self._energy_j
             self._energy_j = energy_j
-        except Exception:  # some boards lack some counters
-            return
 
     def _read_host(self, found: Dict[str, Any], facts: Dict[str, float]) -> None:
         if self._psutil is None:
@@ -85,9 +90,21 @@ class Facts:
             return
 
 
-def _visible(nvml: Any) -> List[int]:
-    """Indices of the GPUs that this job may use."""
+def _counters(read: Callable[[], List[Any]]) -> List[Any]:
+    """What all GPUs say; empty when one of them lacks the counter."""
+    try:
+        return read()
+    except Exception:  # boards lack counters, and drivers fail in any way
+        return []
+
+
+def _visible(nvml: Any) -> List[Any]:
+    """Handles of the GPUs that this job may use, named by index or by UUID."""
     count = int(nvml.nvmlDeviceGetCount())
-    text = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    chosen = [int(item) for item in text.split(",") if item.isdigit()]
-    return [index for index in chosen if index < count] or list(range(count))
+    chosen = []
+    for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
+        if item.isdigit() and int(item) < count:
+            chosen.append(nvml.nvmlDeviceGetHandleByIndex(int(item)))
+        elif item.startswith("GPU-"):
+            chosen.append(nvml.nvmlDeviceGetHandleByUUID(item))
+    return chosen or [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
