@@ -46,11 +46,11 @@ class BiasColumns:
         nodes = np.array([shape.nodes for shape in shapes], dtype=np.float64)
         gpus = np.array([shape.gpus for shape in shapes], dtype=np.float64)
         by_shape, likeness = bias.shape_kernels(seen[:, 0], seen[:, 1], nodes, gpus)
-        pulls = sparse.csr_matrix((table[:, 3], (row, at)), shape=(len(rows), len(seen)))
-        self._shape_part = np.asarray(pulls @ by_shape)
-        pulls = sparse.csr_matrix((table[:, 3], (pair, at)), shape=(len(pair_row), len(seen)))
+        self._shape_part = _spread(table[:, 3], at, counts, by_shape)
         self._pair_part = np.zeros((len(rows), width, len(shapes)))
-        self._pair_part[pair_row, place] = bias.PAIR_SPREAD**2 * np.asarray(pulls @ likeness)
+        order = np.argsort(pair, kind="stable")
+        of_pair = np.bincount(pair, minlength=len(pair_row))
+        self._pair_part[pair_row, place] = bias.PAIR_SPREAD**2 * _spread(table[order, 3], at[order], of_pair, likeness)
 
         apart = np.log2(self.batches[:, :, None]) - np.log2(self.batches[:, None, :])
         by_batch, near = bias.batch_likeness(apart)
@@ -68,3 +68,9 @@ class BiasColumns:
         by_batch, near = bias.batch_likeness(apart)
         term = self._pull[row] * by_batch + self._pair_part[row, :, column] * near
         return np.asarray(result + np.where(np.isnan(apart), 0.0, term).sum(axis=1))
+
+
+def _spread(pull: Floats, at: Index, counts: Index, onto: Floats) -> Floats:
+    """[rows, columns]: sums of ``pull`` times rows ``at`` of ``onto``, ``counts`` of them a row, in order."""
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    return np.asarray(sparse.csr_matrix((pull, at, ends), shape=(len(counts), len(onto))) @ onto)

@@ -51,6 +51,8 @@ COLD_TOLERANCE = 1e-5
 WARM_TOLERANCE = 1e-4
 #: A warm start that ends with more loss than this may sit in the wrong valley: a cold one is tried beside it.
 DOUBTFUL_LOSS = 3.0 * MODEL_ERROR
+#: A start that ends with less loss than this explains what was measured: no other is tried.
+EXPLAINED_LOSS = 0.2 * MODEL_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ def _solve(problem: Problem, warm: ThroughputParams | None, max_iterations: int,
             return best
         start = _start(problem, None)
         best = min(best, descend(problem, start, max_iterations, tolerance), key=_loss_of)
-    if problem.free[GAMMA]:
+    if problem.free[GAMMA] and best.value > EXPLAINED_LOSS:
         start[GAMMA] = 4.0
         best = min(best, descend(problem, start, max_iterations, tolerance), key=_loss_of)
     return best

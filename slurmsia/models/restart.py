@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..history import RestartSample
 from .base import RestartCost
@@ -24,6 +25,10 @@ CHECKPOINT_BYTES_PER_S = 5e8
 MEMORY = 0.8
 #: A single restart longer than this is a waiting queue or an outage, not a cost.
 LONGEST_S = 7200.0
+
+#: So many samples count at most, with these weights from the newest on.
+_MOST = 32
+_FADING = [MEMORY**age for age in range(_MOST)]
 
 _PARTS = ("save_s", "requeue_s", "load_s", "first_step_s")
 
@@ -60,10 +65,9 @@ def learn(
         weights, values = [PRIOR_WEIGHT], [prior]
         prior_variance = (PRIOR_SPREAD * prior) ** 2
         for samples, weight in ((similar, SIMILAR_WEIGHT), (own, 1.0)):
-            recent = [value for sample in samples if _usable(value := getattr(sample, part))]
-            for age, value in enumerate(reversed(recent[-32:])):
-                weights.append(weight * MEMORY**age)
-                values.append(value)
+            recent = _recent(tuple(samples))[part]
+            weights += [weight * fading for fading in _FADING[: len(recent)]]
+            values += recent
             if recent and weight == 1.0:
                 seen = True
             elif recent:
@@ -78,6 +82,16 @@ def learn(
         variance += (scatter + prior_variance * PRIOR_WEIGHT) / (total + PRIOR_WEIGHT)
     source = "measured" if seen else f"similar:{likeness}" if seen_similar else "prior"
     return RestartCost(mean_s=mean, std_s=math.sqrt(variance), source=source)
+
+
+@lru_cache(maxsize=4096)
+def _recent(samples: tuple[RestartSample, ...]) -> dict[str, list[float]]:
+    """Usable seconds of each part, newest first; samples of similar jobs serve all of them."""
+    found = {}
+    for part in _PARTS:
+        known = [value for sample in samples if _usable(value := getattr(sample, part))]
+        found[part] = known[: -_MOST - 1 : -1]
+    return found
 
 
 def _usable(value: float | None) -> bool:
