@@ -75,6 +75,13 @@ def rehearse(
     click.echo(f"proven: checkpointed at {before:g} samples, resumed and at {after:g} after the move")
 
 
+#: Slurm cannot start a job again within the second in which it revoked its old credential.
+_SAME_NODE_PAUSE_S = 3.0
+_OVER = frozenset(
+    ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+)
+
+
 class Failure(Exception):
     """Why a rehearsal proved nothing, in one sentence."""
 
@@ -117,6 +124,7 @@ class _Rehearsal:
         _output(["scontrol", "requeue", job])
         self._until(lambda: _state(job) == "PENDING", "the job was not requeued")
         self._directives.write(job, Directive(seq=2, action=RUN, reason="rehearsal"))
+        time.sleep(_SAME_NODE_PAUSE_S)
         changes = ["StartTime=now"] + ([f"Gres=gpu:{gpus_per_node}"] if gpus_per_node else [])
         edit = ["scontrol", "update", f"JobId={job}", *changes]
         self._until(lambda: subprocess.run(edit, capture_output=True, check=False).returncode == 0, "the edit failed")
@@ -132,9 +140,9 @@ class _Rehearsal:
 
     def _ask(self, restart: int, signal_name: str) -> None:
         """Asks for a checkpoint as the daemon would: by directive, and by signal where the job handles it."""
+        what = "the job, which must use the library or 'slurmsia report', wrote no report"
+        self._until(lambda: bool(self._lines(restart)), what)
         said = self._lines(restart)
-        if not said:
-            raise Failure("the job wrote no report; it must use the library or 'slurmsia report'")
         handled = any(line.get("handles") for line in said)
         if not handled and all("src" in line for line in said):
             raise Failure(f"no start report names a handler; an unhandled {signal_name} would end the job")
@@ -160,15 +168,14 @@ class _Rehearsal:
         return found
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
-        _until(condition, self._limit_s, what)
-
-
-def _until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end:
-            raise Failure(f"{what} within {limit_s:.0f} s")
-        time.sleep(1.0)
+        end = time.monotonic() + self._limit_s
+        while not condition():
+            state = _state(self._job)
+            if state in _OVER and not condition():
+                raise Failure(f"{what}: it ended as {state}")
+            if time.monotonic() > end:
+                raise Failure(f"{what} within {self._limit_s:.0f} s")
+            time.sleep(1.0)
 
 
 def _output(command: list[str], env: Mapping[str, str] | None = None) -> str:
