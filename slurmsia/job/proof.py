@@ -7,7 +7,6 @@ who forges it harms no job but his own. Standard library only, Python 3.8; never
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -42,10 +41,16 @@ def remember(script: bytes) -> None:
     path = memory_path()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     known = proven_scripts()
-    known[hashlib.sha256(script).hexdigest()] = time.time()
+    known[_name_of(script)] = time.time()
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(known, file)
     os.replace(path + ".new", path)
+
+
+def _name_of(script: bytes) -> str:
+    import hashlib  # brings megabytes along, which a training process does not need
+
+    return hashlib.sha256(script).hexdigest()
 
 
 def running_script(pid: int) -> Optional[bytes]:
@@ -66,7 +71,7 @@ def proven_since(pid: int) -> Optional[int]:
     """When the batch script of that process was proven (epoch s), or None."""
     known = proven_scripts()
     script = running_script(pid) if known else None
-    when = known.get(hashlib.sha256(script).hexdigest()) if script else None
+    when = known.get(_name_of(script)) if script else None
     return None if when is None else int(when)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from slurmsia.job import environment
 from slurmsia.job.zipapp import build
+
+ROOT = Path(__file__).parents[3]
 
 #: A job submitted with 2 nodes x 4 GPUs and a task per GPU that now holds one node with 8.
 RESHAPED = {
@@ -99,3 +103,20 @@ def test_building_the_zipapp_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     build(tmp_path / "a")
     build(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_every_file_of_the_zipapp_is_python_3_8(tmp_path: Path) -> None:
+    build(tmp_path / "app")
+    with zipfile.ZipFile(tmp_path / "app") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        assert "slurmsia/job/torch/elastic.py" in names
+        for name in names:
+            ast.parse(archive.read(name), name, feature_version=(3, 8))
+
+
+def test_a_training_process_is_not_made_to_carry_large_modules() -> None:
+    code = "import sys; before = set(sys.modules); import slurmsia.job; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(done.stdout.split())
+    assert "slurmsia.job.reporter" in loaded
+    assert not loaded & {"hashlib", "dataclasses", "subprocess", "asyncio", "numpy", "pydantic", "inspect"}
