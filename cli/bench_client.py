@@ -28,6 +28,8 @@ _CONFIG = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True
 )
 _CLIENT = click.option("--client", "kind", type=click.Choice(["command", "pyslurm"]), default="command")
+#: A slow answer is measured here, not given up.
+_DEADLINE_S = 60.0
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -56,14 +58,14 @@ def client(config_file: Path, kind: str, reads: int, as_json: bool) -> None:
 
     slurm = _client(config_file, kind)
     me = psutil.Process()
-    slurm.snapshot()
+    slurm.snapshot(_DEADLINE_S)
     times: list[float] = []
     jobs = nodes = 0
     early_mb = worker_early_mb = 0.0
     for number in range(reads):
         begun = time.perf_counter()
-        nodes = len(slurm.nodes())
-        jobs = len(slurm.jobs().jobs)
+        nodes = len(slurm.nodes(_DEADLINE_S))
+        jobs = len(slurm.jobs(_DEADLINE_S).jobs)
         times.append((time.perf_counter() - begun) * 1000)
         if number == reads // 10:
             early_mb, worker_early_mb = _rss_mb([me]), _rss_mb(me.children())
@@ -114,7 +116,7 @@ def move(config_file: Path, kind: str, count: int, partition: str, types: tuple[
     from slurmsia.reshape import Reshape
 
     slurm = _client(config_file, kind)
-    slurm.snapshot()
+    slurm.snapshot(_DEADLINE_S)
     options = [f"--partition={partition}", "--gres=gpu:1", f"--constraint={types[0]}", "--mem=100", "--requeue"]
     script = "#!/bin/bash\nwhile :; do sleep 1; done\n"
     argv = ["sbatch", "--parsable", "--output=/dev/null", *options]
@@ -126,7 +128,7 @@ def move(config_file: Path, kind: str, count: int, partition: str, types: tuple[
 
     def wait(state: JobState, gpu_type: str | None, since: float) -> float:
         while time.perf_counter() - since < 60:
-            job = next((job for job in slurm.jobs().jobs if job.id == job_id), None)
+            job = next((job for job in slurm.jobs(_DEADLINE_S).jobs if job.id == job_id), None)
             held = job.allocation.gpu_type if job is not None and job.allocation is not None else None
             if job is not None and job.state is state and not job.completing and gpu_type in (None, held):
                 return time.perf_counter() - since

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .cluster import GpuLimit, Job, JobId, JobState, Node, NodeState, Partition, Shape, Snapshot
+from .cluster import GpuLimit, Job, JobId, JobState, Node, Partition, Shape, Snapshot
 from .reshape import Reshape
 
 _HOLDING = (JobState.RUNNING, JobState.SUSPENDED)
@@ -179,6 +179,7 @@ class StartRules:
             limit_s = partition.max_time_s
         reserved = self._reserved(start_s, limit_s)
         features = job.request.features if edit.features is None else edit.features
+        other_type = _other_type(shape)
         refused: dict[str, int] = {}
         good = 0
         for name in names:
@@ -190,7 +191,8 @@ class StartRules:
                 refused[why] = refused.get(why, 0) + 1
         if good >= shape.nodes:
             return None
-        most = max(sorted(refused), key=lambda why: refused[why]) if refused else "there are no such nodes"
+        telling = {why: count for why, count in refused.items() if why != other_type} or refused
+        most = max(sorted(telling), key=lambda why: telling[why]) if telling else "there are no such nodes"
         return f"only {good} of {shape.nodes} nodes could take {shape}: {most}"
 
     def _unfit(
@@ -207,8 +209,8 @@ class StartRules:
         if node is None:
             return f"node {name} is unknown to Slurm"
         if node.gpu_type != shape.gpu_type or node.gpus < shape.gpus_per_node:
-            return f"other nodes have no {shape.gpus_per_node} {shape.gpu_type}"
-        if node.state is not NodeState.UP:
+            return _other_type(shape)
+        if not node.takes_work:
             return f"nodes are {node.state.value}"
         if partition is not None and name not in partition.nodes:
             return f"nodes are outside partition {partition.name}"
@@ -243,6 +245,10 @@ class StartRules:
             if total - used + own < need:
                 return f"licence {name}: {need} needed, {max(total - used + own, 0)} of {total} free"
         return None
+
+
+def _other_type(shape: Shape) -> str:
+    return f"other nodes have no {shape.gpus_per_node} {shape.gpu_type}"
 
 
 def _holding(job: Job, held: Mapping[JobId, Shape | None] | None) -> tuple[tuple[str | None, int], ...]:

@@ -52,6 +52,7 @@ class CommandClient:
         self._pace = Pace(config.slurm.writes_per_s)
         self._slow = _Slow()
         self._node_types: dict[str, str | None] = {}
+        self._arrays: frozenset[str] = frozenset()
         self.unreadable_records = 0
         self._types = json_form.NodeTypes(
             by_gres={section.gres or name: name for name, section in config.gpu_types.items()},
@@ -98,7 +99,11 @@ class CommandClient:
         end = time.monotonic() + deadline_s
         found, self.unreadable_records = self._queue([], deadline_s)
         found = self._with_whole_nodes(found, max(0.1, end - time.monotonic()))
-        return JobsRead(taken, tuple(self._editable(job) for job in found))
+        return self._read(taken, found)
+
+    def _read(self, taken_s: float, found: tuple[Job, ...]) -> JobsRead:
+        self._arrays = frozenset(job.id.partition("_")[0] for job in found if "_" in job.id)
+        return JobsRead(taken_s, tuple(self._editable(job) for job in found))
 
     def _queue(self, only: list[str], deadline_s: float) -> tuple[tuple[Job, ...], int]:
         """Jobs and how many records could not be read; ``only`` holds arguments that narrow squeue down."""
@@ -247,7 +252,13 @@ class CommandClient:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
+    def _single(self, job_id: JobId) -> None:
+        """Refuse the id of a whole array: Slurm would carry the write out on every task of it."""
+        if job_id in self._arrays:
+            raise SlurmRejected(0, f"job {job_id}: names every task of an array; name one, {job_id}_TASK", job_id)
+
     def _write(self, job_id: JobId, name: str, arguments: list[str], deadline_s: float) -> None:
+        self._single(job_id)
         self._pace.wait(deadline_s)
         answer = self._commands.run(name, arguments, deadline_s)
         if answer.code != 0 or (name == "scancel" and "error" in answer.err.lower()):

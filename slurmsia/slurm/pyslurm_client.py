@@ -55,7 +55,7 @@ class PyslurmClient(CommandClient):
         with self._named():
             records = self._worker.call("jobs", deadline_s=deadline_s)
         found, self.unreadable_records = json_form.jobs(records, self._node_types)
-        return JobsRead(taken, tuple(self._editable(job) for job in found))
+        return self._read(taken, found)
 
     def _read_nodes(self, deadline_s: float) -> tuple[Node, ...]:
         with self._named():
@@ -66,6 +66,7 @@ class PyslurmClient(CommandClient):
         if "_" in job_id:
             super().requeue(job_id, deadline_s)
             return
+        self._single(job_id)
         self._pace.wait(deadline_s)
         with self._named(job_id):
             self._worker.call("requeue", int(scontrol.job_argument(job_id)), deadline_s=deadline_s)
@@ -81,6 +82,7 @@ class PyslurmClient(CommandClient):
                 left = end - time.monotonic()
                 if left <= 0:
                     raise SlurmUnavailable(f"job {job_id}: no time left to renew its lease")
+                self._single(job_id)
                 self._pace.wait(left)
                 with self._named(job_id):
                     self._worker.call("begin", int(scontrol.job_argument(job_id)), begin_s, deadline_s=left)

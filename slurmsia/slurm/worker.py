@@ -98,7 +98,7 @@ def job_record(job: Any, layout: bool) -> Record:
         "tasks": read(job, "ntasks", 1),
         "cpus_per_task": read(job, "cpus_per_task"),
         "tasks_per_node": as_int(read(job, "ntasks_per_node")),
-        "memory_per_node": as_int(read(job, "memory_per_node")),
+        "memory_per_node": memory_per_node(job),
         "memory_per_cpu": as_int(read(job, "memory_per_cpu")),
         "features": "&".join(read(job, "constraints", []) or []),
         "required_nodes": read(job, "required_nodes", "") or "",
@@ -124,6 +124,12 @@ def job_record(job: Any, layout: bool) -> Record:
     if layout and record["nodes"]:
         add_layout(record, job)
     return record
+
+
+def memory_per_node(job: Any) -> int | None:
+    """MB per node; 0 = all of it: pyslurm says ``None`` for it (``--mem=0``), and of memory asked in any other form."""
+    forms = {form: as_int(read(job, f"memory_per_{form}")) for form in ("node", "cpu", "gpu")}
+    return 0 if all(value is None for value in forms.values()) else forms["node"]
 
 
 def dependency(value: Any) -> str:

@@ -14,9 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from slurmsia.cluster import GpuForm, Job, JobId, JobState, Request
+from slurmsia.cluster import GpuForm, Job, JobId, JobState, Request, Reservation
 from slurmsia.config import Config
+from slurmsia.slurm import normalise as n
 from slurmsia.slurm.client import SlurmClient
+
+#: What the submit plugin of a cluster under test is to rewrite: a job name and features, one a line.
+REWRITES = Path("/tmp/slurmsia-rewrites")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Ask:
     name: str = "conformance"
     array: str = ""
     after: JobId = ""
+    gpus_per_node: bool = False
+    """Say ``--gpus-per-node`` rather than ``--gres``."""
+    heterogeneous: bool = False
+    """Two components alike; the id is the first one's."""
+    reservation: str = ""
+    output: str = "/dev/null"
     time_limit_min: int = 30
     script: str = "while :; do sleep 1; done"
 
@@ -65,6 +75,12 @@ class Lab(Protocol):
     def pass_time(self, seconds: float) -> None: ...
 
     def step(self, job_id: JobId) -> list[StepView]: ...
+
+    def reserve(self, name: str, nodes: tuple[str, ...], in_s: float, for_s: float) -> None:
+        """Reserve nodes for the jobs of the tests' own user."""
+
+    def rewrite_edits_of(self, name: str, features: str) -> None:
+        """Have the site's submit plugin put these features into every edit of jobs with that name."""
 
     def clean(self) -> None: ...
 
@@ -92,6 +108,22 @@ def editable(job: Job) -> bool:
     return job.state is JobState.PENDING and not job.completing
 
 
+#: What every live job runs: one step over all of its tasks notes what it gets on each node, then the test's own work.
+_SCRIPT = """#!/bin/bash
+unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_TRES_PER_TASK
+me=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+seen=FOLDER/step.$me.${SLURM_RESTART_COUNT:-0}
+tasks=$(scontrol -o show job $me | sed -n 's/.* NumTasks=\\([0-9]*\\).*/\\1/p' | head -n 1)
+srun --nodes=$SLURM_JOB_NUM_NODES --ntasks=$tasks bash -c '
+    [ $SLURM_LOCALID = 0 ] || exit 0
+    granted=$(scontrol -o show step $SLURM_JOB_ID.$SLURM_STEP_ID | grep -o " TRES=[^ ]*")
+    echo $SLURMD_NODENAME $SLURM_STEP_GPUS,$SLURM_JOB_GPUS,$CUDA_VISIBLE_DEVICES $SLURM_CPUS_ON_NODE $granted
+' >$seen.tmp
+mv $seen.tmp $seen
+WORK
+"""
+
+
 @dataclass
 class LiveLab:
     """A live Slurm, driven from a node that has its commands, as SlurmUser."""
@@ -99,15 +131,17 @@ class LiveLab:
     client: SlurmClient
     live: bool = True
     _ids: list[str] = field(default_factory=list)
+    _reservations: list[str] = field(default_factory=list)
     _folder: Path = field(default_factory=lambda: Path("/home") / os.environ.get("SLURMSIA_CONFORMANCE_HOME", "slurm"))
 
     def submit(self, ask: Ask) -> JobId:
         options = [f"--job-name={ask.name}", f"--partition={','.join(ask.partitions)}", f"--nodes={ask.nodes}"]
         typed = f"{ask.gpu_type}:" if ask.gpu_type else ""
         per_node = ask.gpus // ask.nodes
+        per_node_option = "--gpus-per-node=" if ask.gpus_per_node else "--gres=gpu:"
         options += {
-            GpuForm.PER_NODE_UNTYPED: [f"--gres=gpu:{per_node}"],
-            GpuForm.PER_NODE_TYPED: [f"--gres=gpu:{typed}{per_node}"],
+            GpuForm.PER_NODE_UNTYPED: [f"{per_node_option}{per_node}"],
+            GpuForm.PER_NODE_TYPED: [f"{per_node_option}{typed}{per_node}"],
             GpuForm.TOTAL: [f"--gpus={typed}{ask.gpus}"],
             GpuForm.PER_TASK: [f"--gpus-per-task={typed}1", f"--ntasks={ask.gpus}"],
             GpuForm.NONE: [],
@@ -125,17 +159,10 @@ class LiveLab:
         options += [f"--constraint={ask.feature}"] if ask.feature else []
         options += [f"--array={ask.array}"] if ask.array else []
         options += [f"--dependency=afterok:{ask.after}"] if ask.after else []
-        options += [f"--time={ask.time_limit_min}", "--output=/dev/null", "--open-mode=append"]
-        seen = f"{self._folder}/step.$SLURM_JOB_ID"
-        view = (
-            f"srun --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1 bash -c 'echo \"$SLURMD_NODENAME "
-            f"$SLURM_STEP_GPUS,$SLURM_JOB_GPUS,$CUDA_VISIBLE_DEVICES $SLURM_CPUS_ON_NODE $SLURM_MEM_PER_NODE\"' "
-            f">{seen}.$SLURM_RESTART_COUNT.tmp; mv {seen}.$SLURM_RESTART_COUNT.tmp {seen}.${{SLURM_RESTART_COUNT:-0}}"
-        )
-        mend = (
-            "unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_TRES_PER_TASK"
-        )
-        script = f"#!/bin/bash\n{mend}\n{view}\n{ask.script}\n"
+        options += [f"--reservation={ask.reservation}"] if ask.reservation else []
+        options += [f"--time={ask.time_limit_min}", f"--output={ask.output}", "--open-mode=append"]
+        options += [":", *options] if ask.heterogeneous else []
+        script = _SCRIPT.replace("FOLDER", str(self._folder)).replace("WORK", ask.script)
         done = subprocess.run(
             ["sbatch", "--parsable", *options],
             input=script,
@@ -157,21 +184,43 @@ class LiveLab:
 
     def step(self, job_id: JobId) -> list[StepView]:
         job = wait_for(self, job_id, running, "running")
-        plain = job_id.split("_", maxsplit=1)[0]
         restarts = str(job.restarts) if job.restarts else "0"
-        file = self._folder / f"step.{plain}.{restarts}"
+        file = self._folder / f"step.{job_id}.{restarts}"
         end = time.monotonic() + 30
         while not file.exists():
             assert time.monotonic() < end, f"the step of job {job_id} (restart {restarts}) never reported to {file}"
             time.sleep(0.2)
         views = []
         for line in file.read_text().splitlines():
-            node, gpus, cpus, memory = [*line.split(" "), "", "", ""][:4]
+            node, gpus, cpus, tres = [*line.split(), "", "", ""][:4]
             lists = [part for part in gpus.split(",") if part]
-            views.append(StepView(node, len(set(lists)), int(cpus or 0), int(memory) if memory.isdigit() else None))
+            granted = n.tres(tres.removeprefix("TRES="))
+            memory = None if "mem" not in granted else int(granted["mem"] / granted.get("node", 1))
+            views.append(StepView(node, len(set(lists)), int(cpus or 0), memory))
         return sorted(views, key=lambda view: view.node)
 
+    def output(self, job_id: JobId, name: str) -> str:
+        """What stands in a job's own output file, once something does."""
+        file = self._folder / name
+        end = time.monotonic() + 10
+        while time.monotonic() < end and not (file.exists() and file.stat().st_size):
+            time.sleep(0.2)
+        return file.read_text(errors="replace") if file.exists() else f"job {job_id} wrote nothing to {file}"
+
+    def reserve(self, name: str, nodes: tuple[str, ...], in_s: float, for_s: float) -> None:
+        start = "now" if in_s <= 0 else f"now+{int(in_s)}"
+        words = [f"ReservationName={name}", f"StartTime={start}", f"Duration={max(1, int(for_s // 60))}"]
+        words += [f"Nodes={','.join(nodes)}", f"Users={os.environ.get('USER', 'slurm')}"]
+        done = subprocess.run(["scontrol", "create", *words], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"scontrol create {' '.join(words)}: {done.stderr}"
+        self._reservations.append(name)
+
+    def rewrite_edits_of(self, name: str, features: str) -> None:
+        """The plugin of the cluster under test reads its words from a file; see test_conformance_live."""
+        REWRITES.write_text(f"{name}\n{features}\n")
+
     def clean(self) -> None:
+        REWRITES.unlink(missing_ok=True)
         if self._ids:
             subprocess.run(["scancel", *self._ids], check=False, capture_output=True)
         end = time.monotonic() + 30
@@ -186,6 +235,12 @@ class LiveLab:
                 break
             time.sleep(0.3)
         self._ids.clear()
+        for name in self._reservations:
+            done = subprocess.run(
+                ["scontrol", "delete", f"ReservationName={name}"], check=False, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"scontrol delete {name}: {done.stderr}"
+        self._reservations.clear()
 
 
 @dataclass
@@ -217,6 +272,9 @@ class EmulatorLab:
             cpus_per_task=ask.cpus_per_task,
         )
         now_s = self.emulator.now_s
+        kind = "" if ask.requeue else "it was submitted with --no-requeue"
+        kind = "it is part of a heterogeneous job" if ask.heterogeneous else kind
+        kind = f"it runs in the reservation {ask.reservation}" if ask.reservation else kind
         submission = Submission(
             request=request,
             name=ask.name,
@@ -227,7 +285,8 @@ class EmulatorLab:
             held=ask.held,
             requeue=ask.requeue,
             dependency=(ask.after,) if ask.after else (),
-            kind="" if ask.requeue else "it was submitted with --no-requeue",
+            reservation=ask.reservation,
+            kind=kind,
         )
         if ask.array:
             low, _, high = ask.array.partition("-")
@@ -235,9 +294,9 @@ class EmulatorLab:
             ids = self.emulator.submit_array(submission, tasks_of)
             self._ids += ids
             return ids[0].split("_", maxsplit=1)[0]
-        job_id = self.emulator.submit(submission, NeverEnding())
-        self._ids.append(job_id)
-        return job_id
+        ids = [self.emulator.submit(submission, NeverEnding()) for _ in range(1 + ask.heterogeneous)]
+        self._ids += ids
+        return ids[0]
 
     def cancel(self, job_id: JobId) -> None:
         self.emulator.user_cancel(job_id)  # type: ignore[attr-defined]
@@ -250,9 +309,39 @@ class EmulatorLab:
         assert job.allocation is not None
         share = -(-job.request.cpus // job.request.nodes)
         memory = None if job.request.memory_mb is None else job.request.memory_mb // job.request.nodes
-        return [StepView(node, gpus, share, memory) for node, gpus in job.allocation.gpus_by_node]
+        sizes = {node.name: (node.cpus, node.memory_mb) for node in self.client.nodes()}
+        return [
+            StepView(
+                node,
+                gpus,
+                sizes[node][0] if job.request.exclusive else share,
+                sizes[node][1] if memory == 0 else memory,
+            )
+            for node, gpus in job.allocation.gpus_by_node
+        ]
+
+    def reserve(self, name: str, nodes: tuple[str, ...], in_s: float, for_s: float) -> None:
+        start_s = self.client.now_s() + max(0.0, in_s)
+        self._reservation(Reservation(name, frozenset(nodes), start_s, start_s + for_s))
+
+    def _reservation(self, reservation: Reservation) -> None:
+        from slurmsia.slurm.emulator import Emulator
+
+        assert isinstance(self.emulator, Emulator)
+        self.emulator.reserve(reservation)
+
+    def rewrite_edits_of(self, name: str, features: str) -> None:
+        from slurmsia.slurm.emulator import Emulator
+
+        assert isinstance(self.emulator, Emulator)
+        self.emulator.modify_hook = lambda job, update: (
+            replace(update, features=features) if job.name == name else update
+        )
 
     def clean(self) -> None:
+        self.emulator.modify_hook = None  # type: ignore[attr-defined]
+        for reservation in self.client.reservations():
+            self._reservation(replace(reservation, start_s=0.0, end_s=1.0))
         for job_id in self._ids:
             self.cancel(job_id)
         self.pass_time(60.0)
@@ -279,8 +368,8 @@ def make_lab(kind: str) -> Lab:
         return LiveLab(PyslurmClient(TEST_SITE))
     from slurmsia.slurm.emulator import Emulator, make_cluster
 
-    spec = make_cluster([("a100", 1, 8), ("rtx", 2, 8), ("t4", 3, 4)])
-    nodes = tuple(replace(node, partitions=frozenset({"batch"})) for node in spec.nodes)
-    partition = replace(spec.partitions[0], name="batch", nodes=frozenset(node.name for node in nodes))
-    emulator = Emulator(replace(spec, nodes=nodes, partitions=(partition,)))
+    spec = make_cluster([("a100", 1, 8), ("rtx", 2, 8), ("t4", 3, 4)], partition_per_type=True)
+    nodes = tuple(replace(node, partitions=node.partitions | {"batch"}) for node in spec.nodes)
+    batch = replace(spec.partitions[0], name="batch", nodes=frozenset(node.name for node in nodes))
+    emulator = Emulator(replace(spec, nodes=nodes, partitions=(*spec.partitions, batch)))
     return EmulatorLab(emulator, emulator.client())

@@ -129,7 +129,7 @@ def submit() -> str:
 
 def main(kind: str, seconds: float, kills: int, deadline_s: float) -> None:
     client = PyslurmClient(SITE) if kind == "pyslurm" else CommandClient(SITE)
-    client.snapshot()
+    client.snapshot(60.0)
     job_id = submit()
     killer = None
     if kills:

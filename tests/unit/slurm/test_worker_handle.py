@@ -76,3 +76,17 @@ def answered(handle: WorkerHandle) -> object:
         except SlurmUnavailable:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+class _Job:
+    memory_per_node: int | None = None
+    memory_per_cpu: int | None = None
+    memory_per_gpu: int | None = None
+
+
+@pytest.mark.parametrize(("form", "value", "per_node"), [("", None, 0), ("node", 100, 100), ("cpu", 1024, None)])
+def test_all_memory_of_a_node_is_told_from_other_forms(form: str, value: int | None, per_node: int | None) -> None:
+    """pyslurm says nothing at all of a job with ``--mem=0``."""
+    job = _Job()
+    setattr(job, f"memory_per_{form}", value)
+    assert worker.memory_per_node(job) == per_node
