@@ -81,15 +81,20 @@ class _Settling:
         self.value = np.where(demand.problem.valid & np.isfinite(value), value, -np.inf)
         self.choice = choice.copy()
         self.dropped: dict[JobId, str] = {}
-        self.may_evict = True
+        self._wishes: dict[tuple[int, int], Wish] = {}
+        self._edits: dict[tuple[JobId, Shape], Reshape] = {}
+        self._answers: dict[tuple[JobId, Shape, Seats], str | None] = {}
 
     def wish(self, number: int) -> Wish | None:
         """What a row asks of the nodes; ``None`` when it holds nothing or stays put whatever happens."""
         row, column = self.rows[number], int(self.choice[number])
         if row.fixed or column < 0:
             return None
+        known = self._wishes.get((number, column))
+        if known is not None:
+            return known
         keep = column == row.current
-        return Wish(
+        self._wishes[number, column] = wish = Wish(
             job_id=row.job.id,
             shape=self.shapes[column],
             per_gpu=row.per_gpu,
@@ -99,6 +104,7 @@ class _Settling:
             keep=keep,
             movable=keep and not bool(self.demand.stays[column]),
         )
+        return wish
 
     def placed(self, evict: bool) -> Placement:
         ranked = sorted(range(len(self.rows)), key=lambda number: (-self._worth(number), self.rows[number].job.id))
@@ -278,7 +284,15 @@ class _Settling:
         return StartRules(self.snapshot, held)
 
     def _refusal(self, row: Row, shape: Shape, seats: Seats, rules: StartRules) -> str | None:
-        return rules.refusal(row.job, edit_of(row, shape, self.snapshot, self.config), on=[name for name, _ in seats])
+        asked = (row.job.id, shape, seats)
+        # shared limits depend on what others hold in this pass; nothing else that is asked does
+        if asked in self._answers and not self.snapshot.limits:
+            return self._answers[asked]
+        edit = self._edits.get(asked[:2])
+        if edit is None:
+            self._edits[asked[:2]] = edit = edit_of(row, shape, self.snapshot, self.config)
+        self._answers[asked] = why = rules.refusal(row.job, edit, on=[name for name, _ in seats])
+        return why
 
 
 def edit_of(row: Row, shape: Shape, snapshot: Snapshot, config: Config, pin_to: Sequence[str] = ()) -> Reshape:

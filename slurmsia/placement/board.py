@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cluster import JobId, Node, NodeState, Shape
+from ..cluster import JobId, Node, Shape
 from ..reshape import PerGpu
 
 Seats = tuple[tuple[str, int], ...]
@@ -68,7 +68,8 @@ class Board:
         self.type_code = {name: number for number, name in enumerate(types)}
         self.type = np.array([self.type_code[node.gpu_type] if node.gpu_type else -1 for node in nodes], dtype=np.int64)
         self.size = np.array([node.gpus for node in nodes], dtype=np.int64)
-        self.up = np.array([node.state is NodeState.UP for node in nodes], dtype=np.bool_)
+        self.largest = int(self.size.max(initial=0))
+        self.up = np.array([node.takes_work for node in nodes], dtype=np.bool_)
         leaves = sorted({node.leaf_switch for node in nodes if node.leaf_switch is not None})
         leaf_code = {name: number for number, name in enumerate(leaves)}
         self.leaf = np.array(
@@ -81,6 +82,7 @@ class Board:
         self.distributed = np.zeros(len(nodes), dtype=np.int64)
         self.one_distributed_per_node = one_distributed_per_node
         self._masks: dict[frozenset[str], NDArray[np.bool_]] = {}
+        self._big_enough: dict[tuple[frozenset[str] | None, str, int, bool], NDArray[np.bool_]] = {}
 
     def copy(self) -> Board:
         """An independent board in the same state (fixed facts are shared)."""
@@ -119,11 +121,14 @@ class Board:
         return found
 
     def big_enough(self, wish: Wish) -> NDArray[np.bool_]:
-        """[nodes] that could take one node's part of the wish if nothing ran there."""
-        each = wish.shape.gpus_per_node
-        type_code = self.type_code.get(wish.shape.gpu_type, -2)
-        good: NDArray[np.bool_] = self.mask(wish.nodes) & (self.type == type_code)
-        good &= (self.size == each) if wish.whole else (self.size >= each)
+        """[nodes] that could take one node's part of the wish if nothing ran there. Remembered: not to be changed."""
+        each, gpu_type, whole = wish.shape.gpus_per_node, wish.shape.gpu_type, wish.whole
+        known = self._big_enough.get((wish.nodes, gpu_type, each, whole))
+        if known is not None:
+            return known
+        good: NDArray[np.bool_] = self.mask(wish.nodes) & (self.type == self.type_code.get(gpu_type, -2))
+        good &= (self.size == each) if whole else (self.size >= each)
+        self._big_enough[wish.nodes, gpu_type, each, whole] = good
         return good
 
     def roomy(self, wish: Wish) -> NDArray[np.bool_]:

@@ -90,17 +90,20 @@ def place(
 
 def find_seats(board: Board, wish: Wish) -> Seats | None:
     """Best-fitting seats for one wish on what is free now, or ``None``."""
-    room = np.flatnonzero(board.roomy(wish))
+    room = board.roomy(wish).nonzero()[0]
     count, each = wish.shape.nodes, wish.shape.gpus_per_node
     if len(room) < count:
         return None
-    left = board.free[room] - each
-    before = {name for name, _ in wish.at}
-    was_there = np.array([board.names[node] in before for node in room], dtype=np.int64)
-    # Slurm's leftovers of the old run can disturb a restart on the same node, so other nodes win ties.
-    ranked = room[np.lexsort((room, was_there, board.size[room], left))]
+    # Tightest fit first, then the smaller node; Slurm's leftovers of the old run can disturb a restart on the same
+    # node, so other nodes win ties. One number keeps that order; equal ones stay in the order of nodes.
+    rank = ((board.free[room] - each) * (board.largest + 1) + board.size[room]) * 2
+    for name, _ in wish.at:
+        place_of = int(room.searchsorted(board.index.get(name, len(board.names))))
+        if place_of < len(room) and room[place_of] == board.index.get(name):
+            rank[place_of] += 1
     if count == 1:
-        return board.seats(ranked[:1], each)
+        return board.seats(room[[int(rank.argmin())]], each)
+    ranked = room[np.argsort(rank, kind="stable")]
     return board.seats(_few_leaves(board, [int(node) for node in ranked], count), each)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from .errors import UndecodableBody
@@ -26,14 +27,34 @@ T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
 
+#: Keys are sorted where mappings are built, which is cheaper than in the writer.
+_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+
 def to_json(kind: Any, value: Any) -> bytes:
     """Canonical UTF-8 JSON of ``value`` as the type ``kind`` (a dataclass or a generic of them)."""
-    return json.dumps(_encoder(kind)(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return to_text(kind, value).encode()
+
+
+def to_text(kind: Any, value: Any) -> str:
+    """`to_json` as text."""
+    return _text(_encoder(kind)(value))
+
+
+def mapping_text(texts: Mapping[str, str]) -> str:
+    """Canonical JSON of a mapping whose values are canonical JSON already."""
+    return "{" + ",".join(f"{_text(key)}:{texts[key]}" for key in sorted(texts)) + "}"
+
+
+def with_texts(kind: type, value: Any, texts: Mapping[str, str]) -> str:
+    """`to_text` of a dataclass; ``texts``: canonical JSON of some of its fields, where that is known already."""
+    fields_of = {name: hint for name, hint, _ in _compared_fields(kind)}
+    return mapping_text({n: texts.get(n) or to_text(hint, getattr(value, n)) for n, hint in fields_of.items()})
 
 
 def plain_json(value: Any) -> str:
     """Canonical JSON of a value that is JSON already (mappings, sequences, scalars)."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _text(_plain(value))
 
 
 def from_json(kind: type[T], body: bytes | str) -> T:
@@ -48,7 +69,12 @@ def from_json(kind: type[T], body: bytes | str) -> T:
 
 def pack(kind: Any, value: Any) -> bytes:
     """Compressed body: one version byte, then zlib of the canonical JSON."""
-    return bytes([CODEC_VERSION]) + zlib.compress(to_json(kind, value), 6)
+    return pack_text(to_text(kind, value))
+
+
+def pack_text(text: str) -> bytes:
+    """`pack` of what is canonical JSON already."""
+    return bytes([CODEC_VERSION]) + zlib.compress(text.encode(), 6)
 
 
 def unpack_json(body: bytes) -> bytes:
@@ -86,8 +112,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return _by_key({str(key): _plain(item) for key, item in value.items()})
     return _float_out(value) if isinstance(value, float) else value
+
+
+def _by_key(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: mapping[key] for key in sorted(mapping)}
 
 
 def _float_out(value: Any) -> float | str:
@@ -112,8 +142,7 @@ def _encoder(kind: Any) -> Convert:
 
         return tagged
     if is_dataclass(kind) and isinstance(kind, type):
-        parts = tuple((name, _encoder(hint)) for name, hint, _ in _compared_fields(kind))
-        return lambda value: {name: convert(getattr(value, name)) for name, convert in parts}
+        return _dataclass_encoder(kind)
     origin, args = get_origin(kind), get_args(kind)
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
@@ -126,8 +155,36 @@ def _encoder(kind: Any) -> Convert:
         return lambda value: sorted(item(part) for part in value)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         item = _encoder(args[1])
-        return lambda value: {str(key): item(part) for key, part in value.items()}
+        return lambda value: _by_key({str(key): item(part) for key, part in value.items()})
     return _SCALARS_OUT.get(kind) or _enum_out(kind)
+
+
+def _dataclass_encoder(kind: type) -> Convert:
+    """Fields are fetched at once and converted only where they are not what JSON takes: a round has a million."""
+    hints = {name: hint for name, hint, _ in sorted(_compared_fields(kind), key=lambda field: field[0])}
+    if len(hints) < 2:  # attrgetter of one name gives no tuple
+        return lambda value: {name: _encoder(hint)(getattr(value, name)) for name, hint in hints.items()}
+    names, fetch = tuple(hints), attrgetter(*hints)
+    floats = tuple((name, _encoder(hint)) for name, hint in hints.items() if hint in _FLOATS)
+    exact = tuple((name, hint, _encoder(hint)) for name, hint in hints.items() if hint in (int, bool, str))
+    others = tuple(
+        (name, _encoder(hint)) for name, hint in hints.items() if hint not in _FLOATS and hint not in (int, bool, str)
+    )
+
+    def encode(value: Any) -> dict[str, Any]:
+        out = dict(zip(names, fetch(value), strict=True))
+        for name, scalar, convert in exact:
+            if type(out[name]) is not scalar:
+                out[name] = convert(out[name])
+        for name, convert in floats:
+            number = out[name]
+            if number is not None and (type(number) is not float or number - number != 0.0):
+                out[name] = convert(number)
+        for name, convert in others:
+            out[name] = convert(out[name])
+        return out
+
+    return encode
 
 
 def _enum_out(kind: Any) -> Convert:
@@ -136,6 +193,7 @@ def _enum_out(kind: Any) -> Convert:
     raise TypeError(f"no encoding for {kind!r}")
 
 
+_FLOATS = (float, float | None)
 _SCALARS_OUT: dict[Any, Convert] = {float: _float_out, int: int, bool: bool, str: str, Any: _plain}
 _SCALARS_IN: dict[Any, Convert] = {float: float, int: int, bool: bool, str: str, Any: lambda value: value}
 

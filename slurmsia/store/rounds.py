@@ -71,14 +71,15 @@ def encode(record: RoundRecord) -> EncodedRound:
         "moves": sum(target.kind in _MOVING for target in plan.targets),
         "times_json": codec.plain_json(record.times_s), "generation": record.generation,
     }  # fmt: skip
+    standings = {job_id: codec.to_text(Standing, standing) for job_id, standing in record.standing.items()}
+    said = [codec.to_text(Verdict, verdict) for verdict in plan.verdicts]
     body = {
         "snapshot": codec.pack(Snapshot, record.snapshot),
-        "plan": codec.pack(Plan, plan),
+        "plan": codec.pack_text(codec.with_texts(Plan, plan, {"verdicts": f"[{','.join(said)}]"})),
         "models": codec.pack(_MODELS, record.models),
-        "standing": codec.pack(_STANDINGS, record.standing),
+        "standing": codec.pack_text(codec.mapping_text(standings)),
     }
-    verdicts = {verdict.job_id: (verdict, codec.to_json(Verdict, verdict).decode()) for verdict in plan.verdicts}
-    standings = {job_id: codec.to_json(Standing, standing).decode() for job_id, standing in record.standing.items()}
+    verdicts = {verdict.job_id: (verdict, text) for verdict, text in zip(plan.verdicts, said, strict=True)}
     return EncodedRound(record, config, row, body, verdicts, standings)
 
 
