@@ -141,10 +141,12 @@ def allowed(
     fits: NDArray[np.bool_],
     model: JobModel | None,
     growth: float = 2.0,
+    from_history: bool = False,
 ) -> NDArray[np.bool_]:
     """[configurations] what one job may take: declaration, units, as-asked for rigid jobs, scale-out by doubling.
 
-    ``fits``: from `ShapeTable.fit`; ``growth``: largest factor over the most GPUs seen so far. What the job holds now
+    ``fits``: from `ShapeTable.fit`; ``growth``: largest factor over the most GPUs seen so far, with ``from_history``
+    on similar jobs too. What the job holds now
     is not added here: the round keeps it legal whatever the tables say.
     """
     declaration = managed.declaration
@@ -158,16 +160,18 @@ def allowed(
         return np.asarray(ok & (table.gpus == request.gpus) & (table.nodes == max(request.nodes, 1)), dtype=np.bool_)
     units = np.array([declaration.unit_for(name) for name in table.types], dtype=np.int64)[table.type_index]
     ok &= (table.gpus >= declaration.min_gpus) & (table.gpus <= declaration.max_gpus) & (table.gpus % units == 0)
-    ok &= (table.gpus <= most_gpus(managed, model, growth)) | (table.gpus == _smallest_by_type(table, ok))
+    ok &= (table.gpus <= most_gpus(managed, model, growth, from_history)) | (table.gpus == _smallest_by_type(table, ok))
     return np.asarray(ok, dtype=np.bool_)
 
 
-def most_gpus(managed: Managed, model: JobModel | None, growth: float) -> int:
+def most_gpus(managed: Managed, model: JobModel | None, growth: float, from_history: bool = False) -> int:
     """Largest size to try now: ``growth`` times the most seen; a new moldable job whose kind is known may take any."""
     declaration = managed.declaration
     if declaration.level is Level.MOLDABLE and model is not None and model.known:
         return declaration.max_gpus
     seen = model.max_gpus_seen if model is not None else 0
+    if from_history and model is not None:
+        seen = max(seen, model.similar_gpus)
     if declaration.level is Level.MOLDABLE and not seen:
         return max(managed.request.gpus, declaration.min_gpus)
     return max(int(growth * seen), declaration.min_gpus)

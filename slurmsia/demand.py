@@ -114,7 +114,8 @@ def collect(
     )
     columns = np.array([*range(len(shapes)), *(base[shape] for shape in staying)], dtype=np.int64)
     shape_table = ShapeTable.of(shapes, snapshot.nodes)
-    valid = _valid(rows, shape_table, rules)
+    from_history = config.policy.name == "goodput" and config.policy.goodput.from_history
+    valid = _valid(rows, shape_table, rules, from_history)
     matrix = _matrix(rows, models, shapes, valid, table)
     goodput = matrix.goodput[:, columns]
     valid = valid[:, columns] & (np.arange(len(columns)) < len(shapes))[None, :] & (goodput > 0)
@@ -242,7 +243,7 @@ def _extra_shapes(snapshot: Snapshot, drafts: Sequence[_Draft]) -> set[Shape]:
     return extra
 
 
-def _valid(rows: Sequence[Row], table: ShapeTable, rules: StartRules) -> NDArray[np.bool_]:
+def _valid(rows: Sequence[Row], table: ShapeTable, rules: StartRules, from_history: bool = False) -> NDArray[np.bool_]:
     valid = np.zeros((len(rows), len(table.shapes)), dtype=np.bool_)
     fits: dict[tuple[object, ...], NDArray[np.bool_]] = {}
     for number, row in enumerate(rows):
@@ -253,7 +254,7 @@ def _valid(rows: Sequence[Row], table: ShapeTable, rules: StartRules) -> NDArray
             fits[key] = table.fit(row.nodes, row.per_gpu, row.exact)
         if row.managed is not None:
             known = row.model if row.model.types else None
-            valid[number] = allowed(row.managed, table, fits[key], known)
+            valid[number] = allowed(row.managed, table, fits[key], known, from_history=from_history)
         else:
             request = row.job.request
             valid[number] = fits[key] & (table.gpus == request.gpus) & (table.nodes == max(request.nodes, 1))

@@ -11,6 +11,7 @@ from .base import Section
 
 #: Every policy there is; `slurmsia.policy.registry` has one entry for each.
 POLICIES: tuple[str, ...] = (
+    "goodput",
     "sia",
     "sia-artifact",
     "throughput",
@@ -23,6 +24,27 @@ POLICIES: tuple[str, ...] = (
     "pollux",
     "gavel",
 )
+
+
+class GoodputSection(Section):
+    """Policy `goodput`: job-seconds saved within a look-ahead (docs/goodput.md). Each term has its switch."""
+
+    look_ahead_s: float = Field(default=900.0, ge=60, le=86400)
+    """How long a choice is taken to last: a move must earn its restart within that time."""
+    lasting: float = Field(default=1.0, ge=0, le=10)
+    """A run is taken to last this many times as long again as it has, where that is more; 0 = off."""
+    pay_back: float = Field(default=2.0, ge=0, le=10)
+    """Further restarts that leaving a configuration is taken to cause, at the job's learnt cost; 0 = moves are free."""
+    short_first: float = Field(default=0.5, ge=0, le=2)
+    """Jobs with little left count more: exponent of the number of jobs that have at least as much left; 0 = off."""
+    patience_s: float = Field(default=3600.0, ge=60)
+    """A job that waits for GPUs counts double after this time, three times after twice the time, and so on."""
+    explore: float = Field(default=0.3, ge=0, le=2)
+    """Bonus for configurations of uncertain speed, in standard deviations; 0 = off."""
+    from_history: bool = True
+    """Start a job at any size up to twice the largest on which similar jobs were measured, without doubling first."""
+    gpu_price: float = Field(default=0.3, ge=0, le=2)
+    """Dislike of sizes that scale badly: exponent of goodput per GPU over the job's best on the type; 0 = off."""
 
 
 class SiaSection(Section):
@@ -100,6 +122,7 @@ class PolicySection(Section):
     """Worth of one GPU for a waiting undeclared job, in units of a managed job's whole queue cost."""
     unmanaged_may_suspend: bool = False
     """Let waiting undeclared jobs take every GPU; false leaves running managed jobs their smallest sizes."""
+    goodput: GoodputSection = Field(default_factory=GoodputSection)
     sia: SiaSection = Field(default_factory=SiaSection)
     throughput: ThroughputSection = Field(default_factory=ThroughputSection)
     fairness: FairnessSection = Field(default_factory=FairnessSection)

@@ -100,7 +100,7 @@ class JobModel:
 
     ``units``: GPUs per replica by type (1 where absent). ``known`` is False for a job of which nothing at all is
     known: every type then has a prior model. ``work_*`` in samples, ``None`` when unknown; ``remaining_std`` is one
-    standard deviation of the remaining work.
+    standard deviation of the remaining work. ``similar_gpus``: the most GPUs on which similar jobs were measured.
     """
 
     job_id: JobId
@@ -114,6 +114,7 @@ class JobModel:
     work_remaining: float | None = None
     remaining_std: float | None = None
     remaining_source: str = ""
+    similar_gpus: int = 0
     version: int = 0
 
     @property

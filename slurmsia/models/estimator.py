@@ -230,6 +230,7 @@ class Estimator:
             work_remaining=remaining,
             remaining_std=deviation,
             remaining_source=source,
+            similar_gpus=max((fit.max_gpus_seen for fit in past.fits.values()), default=0) if past is not None else 0,
         )
 
     def _refit(

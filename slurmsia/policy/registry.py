@@ -10,6 +10,7 @@ from .base import Policy
 
 #: name -> (module of this package, class); every class takes the policy section of the policy file.
 _TABLE: dict[str, tuple[str, str]] = {
+    "goodput": ("goodput", "Goodput"),
     "sia": ("sia", "Sia"),
     "throughput": ("throughput", "Throughput"),
     "maxmin": ("maxmin", "MaxMin"),

@@ -170,6 +170,7 @@ def test_a_new_job_starts_from_the_fit_of_similar_jobs() -> None:
     past = SimilarHistory("script", 3, tuple(ran("a100", 1, k, m) for k in (1, 2, 4) for m in (32.0, 64.0)))
     model = ask(Estimator(shipped=False), None, similar=Past(past))
     assert model.known
+    assert model.similar_gpus == 4
     assert model.types["a100"].source == "similar:script"
     assert float(model_step_time(model.types["a100"], 1, 2, 64.0)) == pytest.approx(
         float(step_time(A100, 1, 2, 64.0)), rel=0.05

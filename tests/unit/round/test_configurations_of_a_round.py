@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from slurmsia.cluster import Job, JobState, Node, Request
@@ -52,6 +54,14 @@ def test_a_new_job_starts_at_its_minimum_and_then_at_most_doubles() -> None:
     assert sizes("t4", allowed(job, TABLE, fits, model(4))) == [1, 2, 4, 8]
     least = managed("sia: gpus=3-64 signal=USR1@60")
     assert sizes("t4", allowed(least, TABLE, fits, None)) == [4]
+
+
+def test_with_history_a_new_job_starts_at_up_to_twice_what_similar_jobs_were_measured_on() -> None:
+    fits = TABLE.fit(None, LIGHT)
+    job = managed("sia: gpus=1-64 signal=USR1@60")
+    known = replace(model(0), similar_gpus=4)
+    assert sizes("t4", allowed(job, TABLE, fits, known, from_history=True)) == [1, 2, 4, 8]
+    assert sizes("t4", allowed(job, TABLE, fits, known)) == [1]
 
 
 def test_types_maximum_and_units_narrow_the_set() -> None:

@@ -1,0 +1,96 @@
+"""Policy `goodput` against cases worked by hand (docs/goodput.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from policy_rounds import chosen, problem, terms
+
+from slurmsia.models.base import JobModel, RestartCost
+from slurmsia.policy.base import Candidate
+
+#: Only seconds saved: every other term is switched off.
+BARE = {"pay_back": 0, "lasting": 0, "short_first": 0, "explore": 0, "gpu_price": 0}
+
+
+def with_work(*left: float, restart_s: float = 30.0) -> dict[str, JobModel]:
+    """Models of jobs j0, j1, ... that have ``left`` samples to do."""
+    return {
+        f"j{i}": JobModel(f"j{i}", restart=RestartCost(restart_s), work_done=0.0, work_remaining=samples)
+        for i, samples in enumerate(left)
+    }
+
+
+def test_a_long_job_saves_its_work_within_the_look_ahead_at_its_fair_rate():
+    # alone: a fair share is 2 GPUs of each type, 20 + 40 samples/s; 10/s for 900 s are 150 s at that rate
+    said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(1e9)), goodput=BARE)
+    assert said.value[0] == pytest.approx([150.0, 300.0, 300.0, 600.0])
+
+
+def test_a_job_that_ends_within_the_look_ahead_saves_the_wait_and_the_rest():
+    # 6,000 samples: at 20/s it ends after 300 s; waiting 900 s and then 60/s it would end after 1,000 s
+    said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(6000.0)), goodput=BARE)
+    assert said.value[0] == pytest.approx([1000.0 - 600.0, 700.0, 700.0, 1000.0 - 150.0])
+
+
+def test_the_value_is_continuous_where_a_job_ends_with_the_look_ahead():
+    just = [
+        terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(9000.0 + d)), goodput=BARE).value[0, 0]
+        for d in (-0.01, 0.01)
+    ]
+    assert just[0] == pytest.approx(just[1], abs=0.01)
+
+
+def test_a_move_loses_its_restart_and_staying_is_spared_the_ones_that_follow():
+    running = Candidate("j0", current=0)
+    round_ = problem([[10.0, 20.0, 20.0, 40.0]], [running], models=with_work(1e9, restart_s=90.0))
+    said = terms("goodput", round_, goodput={**BARE, "pay_back": 2})
+    assert said.value[0] == pytest.approx([150.0 + 180.0, 810 * 20 / 60, 810 * 20 / 60, 810 * 40 / 60])
+    assert chosen(round_, said) == ["2 b"]
+    assert chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 5})) == ["1 a"]
+
+
+def test_a_run_that_lasted_moves_for_a_gain_that_a_new_run_would_not_move_for():
+    def held(run_s: float) -> list[str]:
+        running = Candidate("j0", current=0, run_s=run_s)
+        round_ = problem([[10.0, 13.0, 0.0, 0.0]], [running], models=with_work(1e9, restart_s=100.0))
+        return chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 2, "lasting": 1}))
+
+    assert (held(300.0), held(7200.0)) == (["1 a"], ["2 a"])
+
+
+def test_jobs_count_as_many_times_as_jobs_have_at_least_as_much_left():
+    same = [[10.0, 20.0, 10.0, 20.0]] * 4
+    said = terms("goodput", problem(same, models=with_work(4e9, 1e9, 3e9, 3e9)), goodput={**BARE, "short_first": 0.5})
+    assert said.why["short-first"][:, 0] == pytest.approx([1.0, 4**0.5, 3**0.5, 3**0.5])
+
+
+def test_the_short_job_gets_the_fast_gpus():
+    round_ = problem([[10.0, 0.0, 20.0, 0.0]] * 2, models=with_work(1e7, 1e5), capacity={"a": 1, "b": 1})
+    assert chosen(round_, terms("goodput", round_)) == ["1 a", "1 b"]
+
+
+def test_a_job_that_waits_counts_more_without_bound():
+    waiting = [Candidate("j0", waited_s=0.0), Candidate("j1", waited_s=3600.0), Candidate("j2", waited_s=7200.0)]
+    said = terms("goodput", problem([[10.0, 20.0, 0.0, 0.0]] * 3, waiting), goodput=BARE)
+    assert said.value[:, 0] / said.value[0, 0] == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_sizes_that_scale_badly_are_worth_less():
+    said = terms("goodput", problem([[10.0, 12.0, 0.0, 0.0]]), goodput={**BARE, "gpu_price": 0.5})
+    assert said.why["thrift"][0, :2] == pytest.approx([1.0, 0.6**0.5])
+
+
+def test_an_uncertain_configuration_gets_a_bonus_and_the_present_one_does_not():
+    from dataclasses import replace
+
+    round_ = problem([[10.0, 10.0, 10.0, 10.0]], [Candidate("j0", current=0)])
+    unsure = replace(round_.matrix, rel_error=np.array([[0.5, 0.0, 0.5, np.nan]]))
+    said = terms("goodput", replace(round_, matrix=unsure), goodput={**BARE, "explore": 0.4})
+    assert said.why["explore"][0] == pytest.approx([1.0, 1.0, 1.2, 1.4])
+
+
+def test_an_undeclared_gpu_is_never_outbid():
+    round_ = problem([[10.0, 20.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], [Candidate("j0"), Candidate("j1", managed=False)])
+    said = terms("goodput", round_)
+    assert said.value[1, 0] >= said.value[0].max()
