@@ -227,11 +227,11 @@ def why(answer: Json) -> list[RenderableType]:
         parts += [Text(""), made]
     if len(answer["before"]) > 1:
         made = table("BEFORE", ("FOR", _RIGHT), ("", _WORDS))
-        for past in answer["before"][1:6]:
+        for past, newer in zip(answer["before"][1:6], answer["before"], strict=False):
             made.add_row(
-                clock(past["first_s"], answer["now_s"]), span(past["last_s"] - past["first_s"]), past["sentence"]
+                clock(past["first_s"], answer["now_s"]), span(newer["first_s"] - past["first_s"]), past["sentence"]
             )
-        parts += [Text(""), made]
+        parts += [Text(""), made, Text("")]
     parts.append(Text(f"Looked at again in {span(answer['look_again_s'])}.", style="dim"))
     return parts
 
@@ -321,8 +321,10 @@ def history(answer: Json) -> list[RenderableType]:
         parts += [made]
     if answer["verdicts"]:
         made = table("FROM", ("FOR", _RIGHT), ("VERDICT", _WORDS))
-        for past in answer["verdicts"]:
-            made.add_row(clock(past["first_s"], now_s), span(past["last_s"] - past["first_s"]), past["sentence"])
+        ends = [None, *(past["first_s"] for past in answer["verdicts"])]
+        for past, end_s in zip(answer["verdicts"], ends, strict=False):
+            stood_s = (past["last_s"] if end_s is None else end_s) - past["first_s"]
+            made.add_row(clock(past["first_s"], now_s), span(stood_s), past["sentence"])
         parts += [Text(""), made]
     if answer["operators"]:
         made = table("AT", "WHO", "DID", "JOBID", ("REASON", _WORDS))
@@ -341,7 +343,7 @@ def models(answer: Json) -> list[RenderableType]:
     for row in answer["models"]:
         made.add_row(
             row["job_id"], row["name"], row["gpu_type"], f"±{row['rel_error']:.0%}", str(row["max_gpus_seen"]),
-            row["sentence"] or row["source"],
+            row["sentence"].removeprefix(f"{row['gpu_type']}: ") or row["source"],
         )  # fmt: skip
     return [made]
 
