@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch")
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from slurmsia.job.torch.noise import GradientNoise, moments
 
@@ -25,8 +27,8 @@ M0 = 16
 STEPS = 400
 
 
-def sample(count: int, generator: torch.Generator) -> torch.Tensor:
-    return MU + SIGMA * torch.randn(count, SIZE, generator=generator)
+def sample(count: int, generator: torch.Generator, mean: float = 1.0, spread: float = 1.0) -> torch.Tensor:
+    return mean * MU + spread * SIGMA * torch.randn(count, SIZE, generator=generator)
 
 
 def optimizer_of(kind: str, weights: torch.nn.Parameter) -> Any:
@@ -43,18 +45,28 @@ def known(kind: str) -> tuple[float, float]:
     return float((scale * MU).square().sum()), float((scale * SIGMA).square().sum()) / M0
 
 
-def measure(kind: str, world: int, rank: int, parts_each: int, part_batch: int, loss_scale: float = 1.0) -> Any:
+def measure(
+    kind: str,
+    world: int,
+    rank: int,
+    parts_each: int,
+    part_batch: int,
+    loss_scale: float = 1.0,
+    seed: int = 1000,
+    mean: float = 1.0,
+    spread: float = 1.0,
+) -> Any:
     weights = torch.nn.Parameter(torch.zeros(SIZE))
     optimizer = optimizer_of(kind, weights)
     noise = GradientNoise(optimizer, M0, every=1, memory=10**9)
-    generator = torch.Generator().manual_seed(1000 + rank)
+    generator = torch.Generator().manual_seed(seed + rank)
     for step in range(STEPS):
         weights.grad = None
         assert noise.is_measured(step, parts_each * world)
         noise.begin()
         for _ in range(parts_each):
             noise.part(1.0 / parts_each)
-            loss = (sample(part_batch, generator) @ weights).mean()
+            loss = (sample(part_batch, generator, mean, spread) @ weights).mean()
             (loss * loss_scale / parts_each).backward()
         if world > 1:
             assert weights.grad is not None
@@ -74,6 +86,34 @@ def check(kind: str, found: Any) -> None:
 @pytest.mark.parametrize(("parts", "batch"), [(4, 32), (2, 64), (1, 128)])
 def test_one_gpu_with_and_without_accumulation(kind: str, parts: int, batch: int) -> None:
     check(kind, measure(kind, 1, 0, parts, batch))
+
+
+def expected_error(kind: str, parts: int, batch: int, mean: float, spread: float) -> float:
+    """Relative standard error of |gradient|^2 after STEPS steps: what chance alone does to a perfect estimator."""
+    scale = torch.ones(SIZE) if kind == "sgd" else 1.0 / (torch.linspace(0.2, 3.0, SIZE) + 1e-8)
+    g, noise = scale * mean * MU, (scale * spread * SIGMA).square() / batch
+    n, measured = (parts, STEPS) if parts > 1 else (2, STEPS // 2)
+    variance = 4 * float((g.square() * noise).sum()) / n + 2 * float(noise.square().sum()) / (n * (n - 1))
+    return float((variance / measured) ** 0.5 / g.square().sum())
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(["sgd", "adam"]),
+    parts=st.integers(1, 5),
+    batch=st.integers(32, 64),
+    mean=st.floats(1.0, 3.0),
+    spread=st.floats(0.5, 1.4),
+    seed=st.integers(0, 10**6),
+)
+def test_whatever_the_problem_and_the_accumulation_the_noise_scale_is_within_a_tenth(
+    kind: str, parts: int, batch: int, mean: float, spread: float, seed: int
+) -> None:
+    assume(expected_error(kind, parts, batch, mean, spread) < 0.025)
+    square, variance = known(kind)
+    truth = variance * spread**2 / (square * mean**2)
+    found = measure(kind, 1, 0, parts, batch, seed=seed, mean=mean, spread=spread)
+    assert found[1] / found[0] == pytest.approx(truth, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
