@@ -29,7 +29,10 @@ COMMAND = (
 
 @dataclass(frozen=True, slots=True)
 class SacctRun:
-    """One run of one job. Times are epoch seconds; ``start_s`` ``None`` = it never ran."""
+    """One run of one job. Times are epoch seconds; ``start_s`` ``None`` = it never ran.
+
+    ``end_s`` of a run that had not ended is when the records were made.
+    """
 
     job_id: str
     name: str
@@ -136,7 +139,7 @@ def _from_row(row: Mapping[str, str]) -> SacctRun | None:
         raise ValueError("no submit time")
     start, end = _time(row["Start"]), _time(row["End"])
     elapsed = row.get("ElapsedRaw") or ""
-    if start is not None and elapsed.isdigit() and end is not None:
+    if start is not None and elapsed.isdigit():
         end = start + int(elapsed)
     return SacctRun(
         job_id=job_id,
@@ -161,7 +164,7 @@ def _from_json(record: Mapping[str, Any]) -> SacctRun | None:
     start, end, elapsed = _number(times.get("start")), _number(times.get("end")), _number(times.get("elapsed"))
     if not submit:
         raise ValueError("no submit time")
-    if start and elapsed is not None and end:
+    if start and elapsed is not None:
         end = start + elapsed
     tres = record.get("tres") or {}
     gpus, kind = _json_gpus(tres.get("allocated"))

@@ -165,7 +165,7 @@ def replay_of(runs: tuple[SacctRun, ...], cluster: SimCluster, name: str, left_o
     """One job per job id: its runs' times add up (a requeued job has several). Raises `SacctError` without GPU jobs."""
     by_job: dict[str, list[SacctRun]] = {}
     notes = list(left_out)
-    no_gpus = unfinished = 0
+    no_gpus = unfinished = going = 0
     for run in runs:
         if run.gpus < 1:
             no_gpus += 1
@@ -173,12 +173,15 @@ def replay_of(runs: tuple[SacctRun, ...], cluster: SimCluster, name: str, left_o
             unfinished += 1
         else:
             by_job.setdefault(run.job_id, []).append(run)
+            going += run.state == "RUNNING"
     if not by_job:
-        raise SacctError(f"no finished run with GPUs among {len(runs)} records; make the file with: {COMMAND}")
+        raise SacctError(f"no run with GPUs took any time among {len(runs)} records; make the file with: {COMMAND}")
     if no_gpus:
         notes.append(f"{no_gpus} runs without GPUs are left out")
     if unfinished:
-        notes.append(f"{unfinished} runs that never ran or have no end are left out")
+        notes.append(f"{unfinished} runs that never ran or took no time are left out")
+    if going:
+        notes.append(f"{going} runs had not ended when the records were made: their jobs end there")
     first_s = min(run.submit_s for mine in by_job.values() for run in mine)
     names = {group.gpu_type for group in cluster.types}
     jobs, work, foreign = [], {}, set[str]()

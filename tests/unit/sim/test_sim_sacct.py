@@ -12,6 +12,12 @@ from slurmsia.sim.runner import RunSpec, run_one
 from slurmsia.sim.sacct_records import SacctError, gpus_of, read_sacct
 from slurmsia.sim.sacct_replay import replay_of, speed
 
+#: What sacct of three clusters said, whole records: requeued, cancelled, failed and lost runs among them.
+ACCOUNTING = Path(__file__).parent / "accounting"
+#: The same with every column that sacct has.
+EVERY_COLUMN = Path(__file__).parents[1] / "slurm" / "corpus"
+RELEASES = ("22.05.8", "24.11.5", "26.05.5")
+
 ROWS = """\
 JobID|JobName|User|Account|Partition|State|Submit|Eligible|Start|End|ElapsedRaw|ReqTRES|AllocTRES|NNodes|Comment
 101|train|al|ml|gpu|REQUEUED|2026-11-20T08:00:00|x|2026-11-20T08:01:00|2026-11-20T08:31:00|1800|gres/gpu=4|cpu=8,gres/gpu=4,gres/gpu:t4=4|1|
@@ -118,3 +124,42 @@ def test_a_sites_records_replay_to_the_end_and_say_what_was_assumed(tmp_path: Pa
         train = next(job for job in result.jobs if job.name == "101")
         assert train.segments[0].gpus == 4
         assert train.end_s - train.start_s == pytest.approx(5400.0, rel=0.01)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_both_forms_of_a_real_clusters_records_say_the_same(release: str) -> None:
+    table, document = (read_sacct(ACCOUNTING / f"{release}.{form}") for form in ("txt", "json"))
+    assert table.left_out == document.left_out == ()
+    assert len(table.runs) >= 14
+    told = [
+        [
+            (run.job_id, run.name, run.user, run.partition, run.submit_s, run.start_s, run.elapsed_s, run.gpus)
+            for run in sorted(read.runs, key=lambda run: (run.job_id, run.submit_s))
+        ]
+        for read in (table, document)
+    ]
+    assert told[0] == told[1]
+    assert max(len([run for run in table.runs if run.job_id == one.job_id]) for one in table.runs) > 1
+
+
+@pytest.mark.parametrize("policy", ["slurm", "sia"])
+@pytest.mark.parametrize("name", [*(f"{release}.{form}" for release in RELEASES for form in ("txt", "json")), *RELEASES])
+def test_a_real_clusters_records_replay_whatever_release_and_form(name: str, policy: str) -> None:
+    file = ACCOUNTING / name if name not in RELEASES else EVERY_COLUMN / name / "sacct.txt"
+    ran = {run.job_id for run in read_sacct(file).runs if run.gpus and run.elapsed_s > 0}
+    result = run_one(RunSpec(policy, sacct_file=file))
+    assert {job.name for job in result.jobs} == ran
+    assert all(job.end_s > job.start_s >= job.submit_s for job in result.jobs)
+
+
+def test_a_run_that_had_not_ended_counts_as_far_as_it_went(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.txt"
+    file.write_text(
+        "JobID|JobName|User|State|Submit|Start|End|ElapsedRaw|AllocTRES\n"
+        "7|train|al|RUNNING|2026-11-20T08:00:00|2026-11-20T08:01:00|Unknown|1800|gres/gpu=2\n"
+    )
+    read = read_sacct(file)
+    assert read.runs[0].elapsed_s == 1800.0
+    replay = replay_of(read.runs, load_cluster("hetero64"), "x")
+    assert replay.work["7"] == pytest.approx(1800.0 * speed(None, 2))
+    assert any("had not ended" in note for note in replay.notes)
