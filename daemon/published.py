@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from slurmsia.cluster import JobId, JobState, NodeState, Snapshot
+from slurmsia.cluster import JobId, JobState, Snapshot
 from slurmsia.models.base import JobModel
 from slurmsia.move import Move
 from slurmsia.plan import Plan
@@ -86,6 +86,6 @@ def gpu_use(snapshot: Snapshot, managed: frozenset[JobId]) -> tuple[GpuUse, ...]
                 table[type_of[name]][use] += gpus
                 free_on[name] -= gpus
     for node in snapshot.nodes:
-        if node.name in type_of and node.state is not NodeState.UP:
+        if node.name in type_of and not node.takes_work:
             table[type_of[node.name]]["down"] += max(0, free_on[node.name])
     return tuple(GpuUse(name, **table[name]) for name in sorted(table))

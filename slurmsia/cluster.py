@@ -79,7 +79,9 @@ class NodeState(str, Enum):
     DRAINED = "drained"
     """Running jobs may stay, nothing may start."""
     RESERVED = "reserved"
-    """In a maintenance or foreign reservation, or promised by backfill."""
+    """In a maintenance or foreign reservation."""
+    PROMISED = "promised"
+    """Backfill promised it to a waiting job. It takes work, but what it is promised to comes first."""
     UNUSABLE = "unusable"
 
 
@@ -102,6 +104,11 @@ class Node:
     leaf_switch: str | None = None
     cpus_used_by_others: int = 0
     memory_mb_used_by_others: int = 0
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether something may start there."""
+        return self.state in (NodeState.UP, NodeState.PROMISED)
 
 
 class JobState(str, Enum):

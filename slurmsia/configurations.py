@@ -109,7 +109,7 @@ class ShapeTable:
             node_memory_mb=np.array(
                 [node.memory_mb - node.memory_mb_used_by_others for node in nodes], dtype=np.float64
             ),
-            node_up=np.array([node.state is NodeState.UP for node in nodes], dtype=np.bool_),
+            node_up=np.array([node.takes_work for node in nodes], dtype=np.bool_),
         )
 
     def fit(self, usable: frozenset[str] | None, per_gpu: PerGpu, exact: bool = False) -> NDArray[np.bool_]:

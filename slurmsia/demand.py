@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import Job, JobId, JobState, NodeState, Shape, Snapshot
+from .cluster import Job, JobId, JobState, Shape, Snapshot
 from .config import Config
 from .configurations import ShapeTable, all_shapes, allowed, unit_shapes
 from .declaration import Level
@@ -44,11 +44,14 @@ class Row:
     current: int = -1
     seats: Seats = ()
     fixed: bool = False
+    later: frozenset[str] | None = None
+    """`nodes` and those that are promised to others now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """All rows with the problem for the policy. ``stays``: [columns] that use no free capacity (see `collect`)."""
+    """All rows with the problem for the policy. ``stays``: [columns] that use no free capacity (see `collect`);
+    ``behind_promises``: managed jobs that may start on no node but those promised to others."""
 
     rows: tuple[Row, ...]
     problem: RoundProblem
@@ -56,6 +59,7 @@ class Demand:
     occupants: tuple[Occupant, ...]
     node_room: tuple[tuple[str, int, int], ...]
     """(GPU type, GPUs, GPUs free or held by jobs that may move) of every node with GPUs, in the snapshot's order."""
+    behind_promises: frozenset[JobId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class _Draft:
     seats: Seats
     fixed: bool
     stays: bool
+    later: frozenset[str] | None
 
 
 def collect(
@@ -80,17 +85,19 @@ def collect(
     config: Config,
     rules: StartRules,
     table: GoodputTable,
+    promised: frozenset[str] = frozenset(),
 ) -> Demand:
-    """The rows of a round.
+    """The rows of a round. ``promised``: nodes that no managed job may come to.
 
     Columns are the configurations there are, then one more for each shape that some job holds without using free
     capacity (it is pinned, or its node takes no new work): such a job's current column is that one.
     """
-    up = {node.name: node.state is NodeState.UP for node in snapshot.nodes}
+    up = {node.name: node.takes_work for node in snapshot.nodes}
     places = _Places(snapshot, config, rules)
-    drafts = [_draft(managed, places, up) for managed in queue.managed]
+    free_of_promises = frozenset(up) - promised if promised else None
+    drafts = [_draft(managed, places, up, free_of_promises) for managed in queue.managed]
     drafts += [
-        _Draft(other.job, None, per_gpu(other.job.request), places.of(other.job), True, None, (), False, False)
+        _Draft(other.job, None, per_gpu(other.job.request), places.of(other.job), True, None, (), False, False, None)
         for other in queue.left_alone
         if other.waits_for_room
     ]
@@ -109,6 +116,7 @@ def collect(
             current=-1 if draft.shape is None else (own if draft.stays else base)[draft.shape],
             seats=draft.seats,
             fixed=draft.fixed,
+            later=draft.later,
         )
         for draft in drafts
     )
@@ -116,6 +124,8 @@ def collect(
     shape_table = ShapeTable.of(shapes, snapshot.nodes)
     from_history = config.policy.name == "goodput" and config.policy.goodput.from_history
     valid = _valid(rows, shape_table, rules, from_history)
+    behind = [row for number, row in enumerate(rows) if promised and row.managed and not valid[number].any()]
+    could = _valid([replace(row, nodes=row.later) for row in behind], shape_table, rules, from_history)
     matrix = _matrix(rows, models, shapes, valid, table)
     goodput = matrix.goodput[:, columns]
     valid = valid[:, columns] & (np.arange(len(columns)) < len(shapes))[None, :] & (goodput > 0)
@@ -159,7 +169,8 @@ def collect(
         total_gpus=total,
         gpu_types={kind.name: kind for kind in snapshot.gpu_types},
     )
-    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room)
+    waits = frozenset(row.job.id for row, fits in zip(behind, could, strict=True) if fits.any())
+    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room, waits)
 
 
 class _Places:
@@ -205,7 +216,10 @@ class _Places:
         return usable
 
 
-def _draft(managed: Managed, places: _Places, up: Mapping[str, bool]) -> _Draft:
+def _draft(
+    managed: Managed, places: _Places, up: Mapping[str, bool], free_of_promises: frozenset[str] | None
+) -> _Draft:
+    """``free_of_promises``: nodes to which a job may come that holds nothing elsewhere, ``None`` = all."""
     job, standing = managed.job, managed.standing
     needs = per_gpu(managed.request, managed.declaration)
     ours = standing.moves > 0 or standing.in_flight is not None or standing.submitted is not None
@@ -218,9 +232,13 @@ def _draft(managed: Managed, places: _Places, up: Mapping[str, bool]) -> _Draft:
         shape, seats = standing.in_flight, standing.in_flight_nodes
     elif managed.running and job.allocation is not None:
         shape, seats = job.allocation.shape, job.allocation.gpus_by_node
+    later = nodes
+    # Jobs that sit on a promised node may stay, shrink or grow there; the solver gives waiting jobs their GPUs first.
+    if free_of_promises is not None and free_of_promises.issuperset(name for name, _ in seats):
+        nodes = free_of_promises if nodes is None else nodes & free_of_promises
     fixed = bool(managed.stays) and shape is not None
     stays = fixed or not all(up.get(name, False) for name, _ in seats)
-    return _Draft(job, managed, needs, nodes, exact, shape, seats, fixed, stays and shape is not None)
+    return _Draft(job, managed, needs, nodes, exact, shape, seats, fixed, stays and shape is not None, later)
 
 
 def _extra_shapes(snapshot: Snapshot, drafts: Sequence[_Draft]) -> set[Shape]:
@@ -398,7 +416,7 @@ def _occupants(snapshot: Snapshot, left_alone: Sequence[LeftAlone], rows: Sequen
 def _free(snapshot: Snapshot, occupants: Sequence[Occupant]) -> dict[str, int]:
     """GPUs of every node that takes new work which are free, or held by a job that may move."""
     sizes = {node.name: node.gpus for node in snapshot.nodes}
-    free = {node.name: node.gpus if node.state is NodeState.UP else 0 for node in snapshot.nodes}
+    free = {node.name: node.gpus if node.takes_work else 0 for node in snapshot.nodes}
     for occupant in occupants:
         for name, gpus in occupant.seats:
             if name in free:

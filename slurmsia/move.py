@@ -86,7 +86,7 @@ class Return(str, Enum):
     CLEAR_PINS = "clear-pins"
     """Somebody else took over: only our node list must go."""
     REQUEUE = "requeue"
-    """Our signal killed it: put it back into the queue."""
+    """Our signal killed it: put it back into the queue, then go on as its request asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,13 +351,15 @@ def _after_pause(event: Event, limits: Limits) -> float | None:
 
 
 def _returning_queued(move: Move, event: Event, limits: Limits) -> Step:
-    if move.returning is Return.REQUEUE and move.former is not None and not event.former_there:
-        move = replace(move, returning=Return.FORMER_SHAPE, attempts=0, tried_s=float("-inf"))
+    if move.returning is Return.REQUEUE:
+        # It is back in the queue: now its shape, or only the end of Slurm's own delay after the requeue.
+        reshaped = move.former is not None and not event.former_there
+        then = Return.FORMER_SHAPE if reshaped else Return.RELEASE
+        move = replace(move, returning=then, attempts=0, tried_s=float("-inf"))
     done = {
         Return.FORMER_SHAPE: event.former_there,
         Return.RELEASE: event.begin_s is None or event.begin_s <= (_after_pause(event, limits) or event.now_s),
         Return.CLEAR_PINS: not event.pinned,
-        Return.REQUEUE: True,
     }.get(move.returning, True)
     last = Phase.ABORTED if move.returning is Return.CLEAR_PINS or move.kind is MoveKind.START else Phase.RESTORED
     if done:

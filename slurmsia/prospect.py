@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .cluster import Job, JobState, NodeState, Snapshot
+from .cluster import Job, JobState, Snapshot
 from .config import ScopeSection
 from .eligibility import LeftAlone, judge
 
@@ -96,7 +96,7 @@ def _idle(snapshot: Snapshot, scope: ScopeSection) -> tuple[dict[str, int], int]
         for node in snapshot.nodes
         if node.gpus
         and node.gpu_type is not None
-        and node.state is NodeState.UP
+        and node.takes_work
         and (not scope.partitions or node.partitions & set(scope.partitions))
     ]
     free = {node.name: node.gpus for node in nodes}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .cluster import Job, JobId, JobState, Node, NodeState
+from .cluster import Job, JobId, JobState, Node
 from .move import Move, MoveKind, Phase
 
 _HOLDING = (JobState.RUNNING, JobState.SUSPENDED)
@@ -31,7 +31,7 @@ class Room:
     def __init__(self, nodes: Sequence[Node], jobs: Iterable[Job], leaving: Iterable[JobId]) -> None:
         leavers = frozenset(leaving)
         self._type = {node.name: node.gpu_type for node in nodes}
-        self._now = {node.name: node.gpus for node in nodes if node.state is NodeState.UP}
+        self._now = {node.name: node.gpus for node in nodes if node.takes_work}
         self._soon = dict(self._now)
         for job in jobs:
             if job.allocation is None or not (job.state in _HOLDING or job.completing):

@@ -22,6 +22,7 @@ from .placement.check import violations
 from .plan import Plan, SolveStats, Target
 from .policy.base import Order, Terms
 from .policy.registry import policy
+from .promised import keep_promises
 from .settle import Settled, settle
 from .solver import CapacityRow, Program, SideRow, Solution, SolverLimits, solve
 from .solver.capacity import capacity_rows
@@ -62,8 +63,9 @@ def decide(
     known = sorted({kind.name for kind in snapshot.gpu_types} | set(config.gpu_types))
     moves = config.moves
     queue = split_queue(snapshot, standing, config.scope, moves.lease_s, known, moves.min_run_s, moves.only_proven)
+    snapshot, promised = keep_promises(snapshot, queue)
     rules = StartRules(snapshot)
-    demand = collect(snapshot, queue, models, config, rules, table or GoodputTable())
+    demand = collect(snapshot, queue, models, config, rules, table or GoodputTable(), promised)
     answer = ask(snapshot, demand, config)
     settled, targets, notes = _checked(snapshot, demand, queue, answer, config)
     return Plan(

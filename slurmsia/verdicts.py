@@ -68,6 +68,7 @@ class _Speech:
         self.dropped = settled.dropped.get(row.job.id, "")
         self.asked = asked
         self.moved = row.job.id in settled.moved
+        self.promised = row.job.id in demand.behind_promises
 
     def verdict(self, best: list[int], again_s: float) -> Verdict:
         code, sentence, term, would_change = self._said()
@@ -104,6 +105,9 @@ class _Speech:
         if kind is TargetKind.QUEUE or fits_nothing:
             if self.dropped and self.asked >= 0:
                 return "waits-for-capacity", f"waits: {self.dropped}", "placement", "GPUs freed on one node"
+            if self.promised:
+                why = "waits: Slurm promised every node that it could use to jobs that have waited longer"
+                return "waits-for-capacity", why, "capacity", "those jobs starting"
             if not np.isfinite(self.value).any():
                 return "no-configuration", self._no_configuration(), "declaration", "a wider gpus= or types="
             wanted = self.shapes[int(np.argmax(self.value))]

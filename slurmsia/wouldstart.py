@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .cluster import GpuLimit, Job, JobId, JobState, Node, NodeState, Partition, Shape, Snapshot
+from .cluster import GpuLimit, Job, JobId, JobState, Node, Partition, Shape, Snapshot
 from .reshape import Reshape
 
 _HOLDING = (JobState.RUNNING, JobState.SUSPENDED)
@@ -210,7 +210,7 @@ class StartRules:
             return f"node {name} is unknown to Slurm"
         if node.gpu_type != shape.gpu_type or node.gpus < shape.gpus_per_node:
             return _other_type(shape)
-        if node.state is not NodeState.UP:
+        if not node.takes_work:
             return f"nodes are {node.state.value}"
         if partition is not None and name not in partition.nodes:
             return f"nodes are outside partition {partition.name}"

@@ -208,7 +208,7 @@ def gpus(view: View, caller: Caller, names: Names) -> Json:
                 "name": node.name,
                 "gpu_type": node.gpu_type,
                 "gpus": node.gpus,
-                "free": max(0, node.gpus - used) if node.state.value == "up" else 0,
+                "free": max(0, node.gpus - used) if node.takes_work else 0,
                 "state": node.state.value,
                 "reason": node.reason,
                 "held": holders,

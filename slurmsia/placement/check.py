@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ..cluster import Job, JobId, JobState, Node, NodeState, Snapshot
+from ..cluster import Job, JobId, JobState, Node, Snapshot
 from ..declaration import Declaration, DeclarationError, parse
 from ..plan import Plan, Target, TargetKind
 from ..reshape import PerGpu, per_gpu
@@ -135,7 +135,7 @@ def _seat_errors(target: Target, job: Job, nodes: dict[str, Node]) -> list[str]:
             whys.append(f"node {name} does not exist")
         elif node.gpu_type != shape.gpu_type:
             whys.append(f"node {name} has {node.gpu_type or 'no'} GPUs, not {shape.gpu_type}")
-        elif node.state is not NodeState.UP:
+        elif not node.takes_work:
             whys.append(f"node {name} is {node.state.value}")
         elif name in job.request.excluded_nodes:
             whys.append(f"node {name} is excluded by the job")

@@ -117,6 +117,7 @@ class Controller:
         self._pass_at_s: float | None = None
         self._jobs_cache: tuple[Job, ...] | None = None
         self._nodes_cache: tuple[Node, ...] | None = None
+        self._promised: frozenset[str] = frozenset()
 
     # time
 
@@ -243,10 +244,18 @@ class Controller:
         self._nodes_stale()
         self._kick()
 
+    def _show_promised(self, promised: frozenset[str]) -> None:
+        for name in promised ^ self._promised:
+            self.nodes[name].view = None
+            self._nodes_stale()
+        self._promised = promised
+
     def _node_view(self, node: NodeRecord) -> Node:
         if node.view is None:
             state, reason = node.state, node.reason
             if state is NodeState.UP:
+                if node.spec.name in self._promised:
+                    state, reason = NodeState.PROMISED, "planned by backfill"
                 for reservation in self.reservations.values():
                     if reservation.start_s <= self.now_s < reservation.end_s and node.spec.name in reservation.nodes:
                         state, reason = NodeState.RESERVED, f"reservation {reservation.name}"
@@ -291,6 +300,7 @@ class Controller:
                     record.eligible_s = now_s
                 queue.append(record)
         if not queue:
+            self._show_promised(frozenset())
             return
         queue.sort(key=lambda record: (-self.priority(record), record.order))
         free = {name: total - used for name, total, used in self.site.licenses}
@@ -299,7 +309,7 @@ class Controller:
                 for word in filter(None, record.request.licenses.split(",")):
                     name, _, count = word.partition(":")
                     free[name] = free.get(name, 0) - int(count or 1)
-        starts, reasons = plan_starts(
+        starts, reasons, promised = plan_starts(
             queue,
             now_s=now_s,
             nodes=self.nodes,
@@ -309,6 +319,7 @@ class Controller:
             limits=self.limits,
             licences_free=free,
         )
+        self._show_promised(promised)
         for job_id, reason in reasons.items():
             self._reason(self.records[job_id], reason)
         for start in starts:

@@ -314,8 +314,9 @@ def plan_starts(
     licences_free: Mapping[str, int],
     test_depth: int = 500,
     promise_depth: int = 20,
-) -> tuple[list[Started], dict[JobId, str]]:
-    """What starts now and, for every other job of ``queue`` (eligible, in priority order), Slurm's pending reason."""
+) -> tuple[list[Started], dict[JobId, str], frozenset[str]]:
+    """What starts now; for every other job of ``queue`` (eligible, in priority order) Slurm's pending reason; and the
+    nodes that backfill promised to some of them."""
     run = _Pass(now_s, nodes, records, reservations)
     starts: list[Started] = []
     reasons: dict[JobId, str] = {}
@@ -373,7 +374,7 @@ def plan_starts(
             reasons[record.id] = why
     for record in queue[test_depth:]:
         reasons[record.id] = "Priority"
-    return starts, reasons
+    return starts, reasons, frozenset(run.promises)
 
 
 def _why_blocked(

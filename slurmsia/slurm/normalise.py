@@ -241,7 +241,8 @@ def job_state(value: Any) -> tuple[JobState, bool, str]:
 
 _NODE_BASE = frozenset({"IDLE", "MIXED", "ALLOCATED"})
 _NODE_HARMLESS = frozenset({"CLOUD", "DYNAMIC_NORM", "DYNAMIC_FUTURE", "DYNAMIC", "COMPLETING", "UNDRAIN", "RESUME"})
-_NODE_PROMISED = frozenset({"RESERVED", "MAINTENANCE", "MAINT", "PLANNED"})
+_NODE_RESERVED = frozenset({"RESERVED", "MAINTENANCE", "MAINT"})
+_NODE_PROMISED = frozenset({*_NODE_RESERVED, "PLANNED"})
 _NODE_DRAIN = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 
 
@@ -256,7 +257,7 @@ def node_state(value: Any, flags: Any = None) -> tuple[NodeState, str]:
         return NodeState.UNUSABLE, shown or "no state"
     rest -= _NODE_BASE
     if rest & _NODE_PROMISED and not rest - _NODE_PROMISED:
-        return NodeState.RESERVED, shown
+        return NodeState.RESERVED if rest & _NODE_RESERVED else NodeState.PROMISED, shown
     return (NodeState.UP, "") if not rest else (NodeState.UNUSABLE, shown)
 
 

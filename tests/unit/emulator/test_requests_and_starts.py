@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slurmsia.cluster import GpuForm, GpuLimit, JobState, Reservation
+from slurmsia.cluster import GpuForm, GpuLimit, JobState, NodeState, Reservation
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,
@@ -81,6 +81,18 @@ def test_an_impossible_request_waits_with_bad_constraints() -> None:
     emulator = small()
     job_id = _settled(emulator, Submission(gang(16, 1)))
     assert emulator.job(job_id).reason == "BadConstraints"
+
+
+def test_nodes_that_backfill_promised_say_so_until_the_job_starts() -> None:
+    emulator = small()
+    _settled(emulator, Submission(gang(3, features="rtx"), time_limit_s=600.0))
+    blocked = _settled(emulator, Submission(gang(8, features="rtx")))
+    assert emulator.job(blocked).reason == "Resources"
+    states = {node.name: node.state for node in emulator.client().snapshot().nodes}
+    assert states == {"rtx-01": NodeState.PROMISED, "t4-01": NodeState.UP, "t4-02": NodeState.UP}
+    emulator.user_cancel(blocked)
+    emulator.settle()
+    assert {node.state for node in emulator.client().snapshot().nodes} == {NodeState.UP}
 
 
 def test_backfill_never_delays_the_job_it_promised_nodes_to() -> None:

@@ -110,7 +110,9 @@ def test_a_job_that_our_signal_killed_is_requeued_and_pinned() -> None:
     one, calls = walk(move(Phase.WARNED, signal="USR1", grace_s=30.0), dead, 103.0)
     assert (one.phase, one.returning) == (Phase.RETURNING, Return.REQUEUE)
     assert calls == [ActionKind.CARRY_ON, ActionKind.REQUEUE]
-    one, _ = walk(one, PENDING, 110.0)
+    one, calls = walk(one, PENDING, 110.0)
+    assert (one.phase, calls) == (Phase.RETURNING, [ActionKind.LEASE])
+    one, _ = walk(one, replace(PENDING, begin_s=115.0), 112.0)
     assert (one.phase, bool(one.pinned_reason)) == (Phase.RESTORED, True)
 
 

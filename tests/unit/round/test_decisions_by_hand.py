@@ -151,6 +151,35 @@ def test_a_waiting_undeclared_job_too_large_for_what_managed_jobs_can_spare_susp
     assert plan.targets[0].kind in (TargetKind.KEEP, TargetKind.RESIZE)
 
 
+def promised(*specs: tuple[str, str, int]) -> tuple[Node, ...]:
+    return tuple(replace(node, state=NodeState.PROMISED) for node in nodes(*specs))
+
+
+def test_managed_jobs_shrink_on_the_node_that_backfill_promised_to_the_undeclared_job() -> None:
+    neighbour = job("9", comment="", request=Request(gpus=2, cpus=2))
+    plan = planned(promised(("t1", "t4", 4)), job("7", "t1", 4), neighbour)
+    assert [(target.job_id, target.shape) for target in plan.targets] == [("7", Shape("t4", 1, 2))]
+
+
+def test_no_managed_job_comes_to_a_node_that_is_promised_to_another() -> None:
+    neighbour = job("9", comment="", request=Request(gpus=3, cpus=3))
+    plan = planned(promised(("t1", "t4", 4)), job("7", "t1", 2), job("8"), neighbour)
+    assert [(target.kind, target.shape) for target in plan.targets] == [
+        (TargetKind.RESIZE, Shape("t4", 1, 1)), (TargetKind.QUEUE, None),
+    ]  # fmt: skip
+    verdict = plan.verdict("8")
+    assert verdict is not None
+    assert verdict.code == "waits-for-capacity"
+    assert "promised" in verdict.sentence
+
+
+def test_a_node_promised_to_a_job_without_gpus_is_closed() -> None:
+    neighbour = job("9", comment="", request=Request(cpus=64))
+    leased = job("8", reason="BeginTime", submit_s=NOW - 100.0, begin_s=NOW + 500.0)
+    plan = planned(promised(("t1", "t4", 4)), job("7", "t1", 2), leased, neighbour)
+    assert [target.kind for target in plan.targets] == [TargetKind.KEEP, TargetKind.QUEUE]
+
+
 def test_a_job_on_a_draining_node_stays_and_nothing_starts_there() -> None:
     draining = tuple(replace(node, state=NodeState.DRAINED) for node in nodes(("t1", "t4", 4)))
     plan = planned(draining, job("7", "t1", 2), job("8"))

@@ -138,7 +138,7 @@ def test_every_spelling_of_gpus_is_read(text: str, gpus: int, kind: str | None) 
         (["MIXED"], NodeState.UP),
         ("MIXED+DRAIN", NodeState.DRAINED),
         (["ALLOCATED", "DRAIN"], NodeState.DRAINED),
-        ("IDLE+PLANNED", NodeState.RESERVED),
+        ("IDLE+PLANNED", NodeState.PROMISED),
         (["IDLE", "MAINTENANCE", "RESERVED"], NodeState.RESERVED),
         ("down*", NodeState.UNUSABLE),
         (["IDLE", "NOT_RESPONDING"], NodeState.UNUSABLE),
