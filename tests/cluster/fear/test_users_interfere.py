@@ -59,15 +59,12 @@ def test_a_user_cancels_holds_edits_and_requeues_between_our_requeue_and_our_edi
 @pytest.mark.timeout(240)
 def test_a_job_that_our_signal_kills_since_its_words_were_wrong_is_put_back_and_runs_again(site: Site) -> None:
     job = site.submit("gpus=1-8 level=restartable signal=USR1@20")
-    former = site.held(job)
     site.order(job, site.elsewhere(job))
     site.daemon.start(wait=False)
     site.wait_phase(job, "restored aborted", 60)
     site.count()
     site.no_orders()
     site.all_run(60, "our signal killed it")
-    if site.held(job) != former:
-        site.complain(f"it runs as {site.held(job)}, not as before ({former})")
     site.jobs[job].excused_ends = {"FAILED"}
     site.judge()
 
