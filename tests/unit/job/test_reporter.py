@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from slurmsia.cluster import Allocation
 from slurmsia.config import JobsSection
+from slurmsia.history import Report
 from slurmsia.job import Directive, Reporter, report_file, reporter
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.job.spool import Expected, SpoolReader
@@ -119,6 +121,60 @@ def test_a_full_disk_tears_a_line_and_the_next_line_stands_by_itself(
     reader = SpoolReader(spool, JobsSection())
     reports = reader.poll({("7", 0): Expected(UID, None)}).reports
     assert [report.t_s for report in reports] == [1.0, 3.0]
+
+
+@pytest.fixture
+def small_disk(spool: Path) -> Iterator[Path]:
+    """The report folder on a file system of 64 kB."""
+    reports = spool / "reports"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(reports)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a small file system here")
+    yield reports
+    subprocess.run(["umount", "-l", str(reports)], check=True)
+
+
+def test_a_training_goes_on_while_its_disk_is_full_and_reports_again_when_there_is_room(
+    spool: Path, small_disk: Path
+) -> None:
+    filler = small_disk / "filler"
+    known = {("7", 0): Expected(UID, Allocation("t4", (("n1", 4), ("n2", 4))))}
+    reader = SpoolReader(spool, JobsSection(max_lines_per_poll=10_000))
+    heard: list[Report] = []
+
+    def hears(event: str) -> bool:
+        heard.extend(reader.poll(known).reports)
+        return any(report.event == event for report in heard)
+
+    with Reporter(spool=str(spool), period_s=0.01, look_s=0.01) as job:
+        eventually(lambda: hears("start"))
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        for _ in range(2000):
+            job.step(local=32, seconds=1.0)
+            time.sleep(0.0001)
+        eventually(lambda: job._warned)
+        filler.unlink()
+        eventually(lambda: hears("progress"))
+    eventually(lambda: hears("end"))
+    assert sum(seen.count for report in heard for seen in report.observations) == 2000
+
+
+def test_a_spool_that_hangs_delays_neither_a_step_nor_the_end_of_the_job(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(report_file.ReportFile, "append", lambda *_: let_go.wait(60))
+    job = Reporter(spool=str(spool), period_s=0.01, look_s=0.01).start()
+    for _ in range(1000):
+        job.step(local=32, seconds=1.0)
+    job.checkpointed(1.0, wait_s=0.05)
+    job.close(wait_s=0.05)
+    assert not let_go.is_set()
+    let_go.set()
 
 
 def test_a_second_process_of_the_same_run_goes_on_counting(spool: Path) -> None:
