@@ -166,8 +166,9 @@ def _record(numbers: Mapping[str, str], texts: Mapping[str, str], job_id: str) -
     record["requeue"] = numbers.get("requeue") == "1"
     record["batch_flag"] = numbers.get("batch_flag") == "1"
     record["shared"] = "none" if numbers.get("sharing") == "NO" else ""
-    code, _, signal = numbers.get("exit_code", "").partition(":")
-    record["exit_code"] = {"return_code": code, "signal": {"id": signal}}
+    code, newer, signal = numbers.get("exit_code", "").partition(":")
+    # 22.05 prints the plain wait status.
+    record["exit_code"] = {"return_code": code, "signal": {"id": signal}} if newer else code
     memory = n.tres(numbers.get("tres_alloc_str", "")).get("mem")
     if n.memory_mb(numbers.get("min_memory")) == 0:
         record["memory_per_node"] = 0

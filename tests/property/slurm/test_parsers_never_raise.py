@@ -67,6 +67,13 @@ def test_user_text_never_becomes_a_field_or_a_job(name: str, comment: str, folde
     assert (job.allocation.gpu_type, job.allocation.gpus_by_node) == ("t4", (("t4-1", 2), ("t4-2", 2)))
 
 
+def test_the_exit_code_is_read_as_22_05_prints_it_and_as_later_releases_do() -> None:
+    for said, code in (("10", 138), ("768", 3), ("0", 0), ("0:10", 138), ("3:0", 3), ("0:0", 0)):
+        line = counted(job_state="FAILED", exit_code=said)
+        ((job,), _) = text_form.jobs(line.encode(), written().encode(), WORD, {})
+        assert job.exit_code == code, said
+
+
 def test_two_reads_never_share_their_separator() -> None:
     assert len({text_form.separator() for _ in range(100)}) == 100
 
