@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from slurmsia.cluster import GpuForm, Job, JobId, JobState, Request, Reservation
+from slurmsia.cluster import GpuForm, Job, JobId, JobState, NodeState, Request, Reservation
 from slurmsia.config import Config
 from slurmsia.slurm import normalise as n
 from slurmsia.slurm.client import SlurmClient
@@ -81,6 +81,9 @@ class Lab(Protocol):
 
     def rewrite_edits_of(self, name: str, features: str) -> None:
         """Have the site's submit plugin put these features into every edit of jobs with that name."""
+
+    def launches(self, *, fail: bool) -> None:
+        """Have every launch of a job fail on its node, or no longer; nodes that this drained come back."""
 
     def clean(self) -> None: ...
 
@@ -219,8 +222,21 @@ class LiveLab:
         """The plugin of the cluster under test reads its words from a file; see test_conformance_live."""
         REWRITES.write_text(f"{name}\n{features}\n")
 
+    def launches(self, *, fail: bool) -> None:
+        """The prolog of the cluster under test fails while this file exists; see test_conformance_live."""
+        file = self._folder / "launches-fail"
+        if fail:
+            file.touch()
+            return
+        file.unlink(missing_ok=True)
+        for node in self.client.nodes():
+            if node.state is NodeState.DRAINED:
+                words = ["scontrol", "update", f"NodeName={node.name}", "State=RESUME"]
+                subprocess.run(words, check=True, capture_output=True)
+
     def clean(self) -> None:
         REWRITES.unlink(missing_ok=True)
+        self.launches(fail=False)
         if self._ids:
             subprocess.run(["scancel", *self._ids], check=False, capture_output=True)
         end = time.monotonic() + 30
@@ -336,6 +352,14 @@ class EmulatorLab:
         assert isinstance(self.emulator, Emulator)
         self.emulator.modify_hook = lambda job, update: (
             replace(update, features=features) if job.name == name else update
+        )
+
+    def launches(self, *, fail: bool) -> None:
+        from slurmsia.slurm.emulator import Emulator
+
+        assert isinstance(self.emulator, Emulator)
+        self.emulator.latencies = replace(
+            self.emulator.latencies, launch_failure=1.0 if fail else 0.0, leftover_s=3600.0 if fail else 5.0
         )
 
     def clean(self) -> None:

@@ -169,6 +169,25 @@ def test_no_write_of_ours_releases_a_users_hold(lab: Lab) -> None:
         assert (seen(lab, job_id).state, seen(lab, job_id).hold) == (JobState.PENDING, "user")
 
 
+def test_a_job_that_slurm_holds_after_a_failed_launch_is_started_again(lab: Lab) -> None:
+    job_id = lab.submit(Ask(feature="t4"))
+    before = wait_for(lab, job_id, running, "running")
+    requeued(lab, job_id)
+    assert before.allocation is not None
+    lab.pass_time(2.0)
+    lab.launches(fail=True)
+    lab.client.reshape(job_id, edit(Shape("t4", 1, 2), required_nodes=before.allocation.nodes))
+    job = wait_for(lab, job_id, lambda job: job.hold != "", "held")
+    assert (job.state, job.hold) == (JobState.PENDING, "launch-failure")
+    lab.launches(fail=False)
+    wait_for(lab, job_id, editable, "editable")
+    lab.client.end_launch_failure_hold(job_id)
+    lab.client.end_lease(job_id)
+    job = wait_for(lab, job_id, running, "running")
+    assert job.allocation is not None
+    assert (job.allocation.nodes, job.allocation.gpus) == (before.allocation.nodes, 2)
+
+
 def test_no_write_of_ours_ends_a_jobs_wait_for_another(lab: Lab) -> None:
     first = lab.submit(Ask(feature="t4"))
     second = lab.submit(Ask(feature="t4", after=first))

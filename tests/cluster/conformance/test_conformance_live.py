@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
-from harness import ClusterHandle
+from harness import _TEST_CONF_HEAD as TEST_CONF_HEAD
+from harness import NODES_BY_CONTAINER, ClusterHandle
 
 PLUGIN = "/etc/slurm/job_submit.lua"
 #: The site's submit plugin also rewrites edits, of jobs and with features that a test names in a file.
@@ -24,16 +28,37 @@ return slurm.SUCCESS
 """
 
 
+PROLOG = "/etc/slurm/prolog"
+
+
+@contextmanager
+def the_tests_own_plugin_and_prolog(cluster: ClusterHandle) -> Iterator[None]:
+    """Tests may have edits rewritten, and launches fail on their node, each for as long as a file of theirs exists."""
+    plugin = cluster.read(PLUGIN)
+    cluster.write(PLUGIN, plugin.rstrip().removesuffix("return slurm.SUCCESS") + REWRITES)
+    cluster.write(PROLOG, "#!/bin/bash\n[ ! -e /home/slurm/launches-fail ]\n", mode="755")
+    try:
+        set_slurmd_config(cluster, f"Prolog={PROLOG}\n")
+        yield
+    finally:
+        cluster.write(PLUGIN, plugin)
+        set_slurmd_config(cluster, "")
+
+
+def set_slurmd_config(cluster: ClusterHandle, lines: str) -> None:
+    """Lines of slurm.conf that only the nodes need to read; the controller goes on as it is."""
+    cluster.write("/etc/slurm/test.conf", f"{TEST_CONF_HEAD}{lines}")
+    for container in NODES_BY_CONTAINER:
+        cluster.run(["pkill", "-HUP", "-f", "^slurmd -N"], container=container)
+    cluster.wait_for(lambda: set(cluster.nodes().values()) == {"idle"}, 60, "idle nodes")
+
+
 def conforms(cluster: ClusterHandle, client: str) -> None:
     cluster.set_heartbeat(None)
     cluster.run(["install", "-d", "-o", "alice", "-m", "755", "/home/alice"])
-    plugin = cluster.read(PLUGIN)
     words = ["-q", "--maxfail=8", "--timeout=120", "--durations=5", "tests/conformance"]
-    try:
-        cluster.write(PLUGIN, plugin.rstrip().removesuffix("return slurm.SUCCESS") + REWRITES)
+    with the_tests_own_plugin_and_prolog(cluster):
         done = cluster.pytest_inside(*words, user="slurm", env={"SLURMSIA_CONFORMANCE": client}, timeout=900)
-    finally:
-        cluster.write(PLUGIN, plugin)
     print(done.stdout[-6000:])
     assert done.returncode == 0, f"{client} client on {cluster.suite.name}: {done.stdout[-6000:]}{done.stderr[-2000:]}"
 
