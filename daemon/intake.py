@@ -16,7 +16,7 @@ from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Allocation, Job, JobId, JobState, Snapshot
 from slurmsia.history import Report
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.move import Move
+from slurmsia.move import Move, MoveKind
 from slurmsia.standings import StandingBook
 from slurmsia.store import Fenced as StoreFenced
 from slurmsia.store import ReportContext, Store, StoreError
@@ -120,9 +120,10 @@ class Intake:
         for job_id, move in flights.items():
             if move.phase.final:
                 continue
-            known[job_id, move.run] = (move.user_id, None)
+            if move.kind is not MoveKind.START:
+                known[job_id, move.run] = (move.user_id, None)
             job = seen.get(job_id)
-            # the new run's steps need its allocation: without it they would be read and lost
+            # a beginning run's steps need its allocation: without it they would be read and lost
             if job is not None and job.state is JobState.RUNNING and job.allocation is not None:
                 known[job_id, job.restarts] = (job.user_id, job.allocation)
         if known:

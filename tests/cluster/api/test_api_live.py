@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import jsonschema
 import pytest
 from harness import PROJECT, VENV_PYTHON, ClusterHandle
 from live import LiveDaemon
+from slurmsia_cli.schema import schema_of
 
-pytestmark = [pytest.mark.slurm("forky"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 PORT = 7843
 NODE = "compute-t4"
 DECLARED = "--comment=sia: gpus=1-4 signal=USR1@20"
-SLURMSIA = ["env", "-C", PROJECT, VENV_PYTHON, "-c", "from slurmsia_cli.main import main; main()"]
+SLURMSIA = ["env", "-C", PROJECT, VENV_PYTHON, "-m", "slurmsia_cli"]
 #: Asks once with a credential made by the caller: argv = host, how. Prints status and sentence.
 ASK = """
 import http.client, json, sys, time
@@ -41,12 +43,14 @@ def daemon(cluster: ClusterHandle) -> Iterator[LiveDaemon]:
     """A daemon with its API on TCP; jobs are private."""
     cluster.set_extra_config("PrivateData=jobs\n")
     made = LiveDaemon(cluster, {"api.socket": "", "api.listen": f"0.0.0.0:{PORT}", "api.credential_age_s": 4.0})
-    made.prepare()
-    made.start()
-    cluster.wait_for(lambda: ask(cluster, "good")[0] == 200, 20, "the API to answer on TCP")
-    yield made
-    made.stop()
-    cluster.set_extra_config("")
+    try:
+        made.prepare()
+        made.start()
+        cluster.wait_for(lambda: ask(cluster, "good")[0] == 200, 20, "the API to answer on TCP")
+        yield made
+    finally:
+        made.stop()
+        cluster.set_extra_config("")
 
 
 def ask(cluster: ClusterHandle, how: str, user: str = "alice") -> tuple[int, str]:
@@ -81,15 +85,25 @@ def test_a_user_on_a_node_can_use_every_command_and_nothing_that_is_not_his(
         return code == 0 and any(row["verdict"] for row in json.loads(out)["jobs"] if row["job_id"] == str(mine))
 
     cluster.wait_for(decided, 60, "a verdict on alice's job", every=1.0)
+    newest = json.loads(slurmsia(cluster, "rounds", "-n", "1", "--json")[1])["rounds"][0]["round_id"]
     for words in (
         ("status",), ("jobs",), ("jobs", "--me"), ("job", str(mine)), ("why", str(mine)), ("gpus",), ("plan", "--all"),
-        ("estimate", str(mine)), ("history",), ("history", "-j", str(mine)), ("rounds", "-n", "3"), ("models",),
-        ("policy", "show"),
+        ("estimate", str(mine)), ("history",), ("history", "-j", str(mine)), ("rounds", "-n", "3"),
+        ("rounds", str(newest)), ("models", "list"), ("policy", "show"),
     ):  # fmt: skip
         code, out, err = slurmsia(cluster, *words)
         assert code == 0, f"{words}: {err}"
         assert out.strip(), words
-        assert str(others) not in out.split(), f"{words} shows bob's job"
+        assert "bob" not in out, f"{words} shows bob's job"
+        code, out, err = slurmsia(cluster, *words, "--json")
+        assert code == 0, f"{words}: {err}"
+        command = " ".join(words[:2]) if words[0] in ("models", "policy") else words[0]
+        jsonschema.validate(json.loads(out), schema_of(command))
+        assert f'"{others}"' not in out, f"{words} --json shows bob's job"
+        assert "bob" not in out, f"{words} --json shows bob's job"
+    assert slurmsia(cluster, "jobs", "-h", "-o", "%i")[1].split() == [str(mine)]
+    code, out, _ = slurmsia(cluster, "models")
+    assert (code, "bob" in out) == (0, False)
     for words in (
         ("job", str(others)),
         ("why", str(others)),
@@ -114,6 +128,30 @@ def test_a_user_on_a_node_can_use_every_command_and_nothing_that_is_not_his(
     rows = daemon.query("select who, what from operator_actions order by t_s")
     assert ["slurm", "pause"] in rows
     assert all(row[0] != "alice" for row in rows)
+
+
+def test_a_user_submits_declares_and_reports_from_a_node(cluster: ClusterHandle, daemon: LiveDaemon) -> None:
+    command = " ".join(SLURMSIA)
+    script = (
+        "#!/bin/bash\n#SBATCH --partition=elastic --output=/home/alice/%j.out\n"
+        f"{command} report --event start\n{command} report --samples 4096 --seconds 1.2\nsleep 200\n"
+    )
+    cluster.write("/home/alice/train.sh", script, container=NODE, owner="alice")
+    code, out, err = slurmsia(cluster, "submit", "gpus=1-2", "signal=USR1@20", "/home/alice/train.sh")
+    assert code == 0, err
+    job = out.split()[-1]
+    cluster.wait_for(lambda: daemon.query("select 1 from observations limit 1"), 25, "the report of the job", every=1.0)
+    code, out, err = slurmsia(cluster, "estimate", "/home/alice/train.sh")
+    assert code == 0, err
+    waiting = cluster.sbatch("-p", "elastic", "--gres=gpu:1", "--begin=now+10", wrap="sleep 300", user="alice")
+    assert slurmsia(cluster, "declare", str(waiting), "gpus=1-4", "signal=USR1@20")[0] == 0
+    cluster.wait_for(
+        lambda: any(
+            row["managed"] for row in json.loads(slurmsia(cluster, "jobs", "-j", str(waiting), "--json")[1])["jobs"]
+        ),
+        40, "the declared job to be managed", every=1.0,
+    )  # fmt: skip
+    assert job in slurmsia(cluster, "status")[1].split()
 
 
 def test_no_forged_expired_or_replayed_credential_is_let_in(cluster: ClusterHandle, daemon: LiveDaemon) -> None:

@@ -121,6 +121,18 @@ def test_between_rounds_the_new_run_is_heard_with_its_allocation(store: Store) -
     assert spool.asked == {("7", 0): (5, None), ("7", 1): (5, new.allocation)}
 
 
+def test_the_first_steps_of_a_started_job_are_not_read_before_its_allocation_is_known(store: Store) -> None:
+    spool = Spool()
+    intake = _intake(store, spool)
+    move = Move("7", MoveKind.START, "r1/7", NOW_S, run=0, user_id=5, phase=Phase.EDITED)
+    running = _job(user_id=5)
+    waiting = replace(running, state=JobState.PENDING, allocation=None, start_s=None)
+    intake.between({"7": move}, {"7": waiting})
+    assert not spool.asked
+    intake.between({"7": move}, {"7": running})
+    assert spool.asked == {("7", 0): (5, running.allocation)}
+
+
 def test_directives_grow_over_restarts_of_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "directives").mkdir()
     reader = DirectiveReader(str(tmp_path), "7")
