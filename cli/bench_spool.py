@@ -37,7 +37,8 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
     """
     with tempfile.TemporaryDirectory(dir=folder) as path:
         honest = _measure(Path(path) / "honest", jobs, 0, polls, hostile=False)
-        besieged = _measure(Path(path) / "besieged", jobs, strays, polls, hostile=True)
+        crowded = _measure(Path(path) / "besieged", jobs, strays, polls, hostile=False)
+        besieged = _measure(Path(path) / "besieged", jobs, 0, polls, hostile=True, after=crowded["marks"])
     result = {
         "schema": 1,
         "jobs": jobs,
@@ -47,9 +48,11 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
         "hostile_max_ms": besieged["max_ms"],
         "ratio": besieged["median_ms"] / honest["median_ms"],
         "honest_cpu_ms": honest["cpu_ms"],
+        "crowded_ms": crowded["median_ms"],
+        "crowded_cpu_ms": crowded["cpu_ms"],
         "hostile_cpu_ms": besieged["cpu_ms"],
-        "strays_removed": besieged["strays_removed"],
-        "cleanup_polls": besieged["cleanup_polls"],
+        "strays_removed": crowded["strays_removed"] + besieged["strays_removed"],
+        "cleanup_polls": crowded["cleanup_polls"] + besieged["cleanup_polls"],
         "memory_growth_mb": besieged["growth_mb"],
         "reports": besieged["reports"],
         "reports_expected": jobs * polls,
@@ -59,9 +62,10 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
         click.echo(json.dumps(result))
         return
     click.echo(
-        f"{jobs} jobs a round: {result['honest_ms']:.1f} ms alone, {result['hostile_ms']:.1f} ms among {strays} strays "
-        f"and {len(besieged['problems'])} hostile jobs (longest {result['hostile_max_ms']:.1f} ms; CPU of the round "
-        f"{result['honest_cpu_ms']:.1f} and {result['hostile_cpu_ms']:.1f} ms), "
+        f"{jobs} jobs a round: {result['honest_ms']:.1f} ms alone, {result['crowded_ms']:.1f} among {strays} strays, "
+        f"{result['hostile_ms']:.1f} ms with {len(besieged['problems'])} hostile jobs too (longest "
+        f"{result['hostile_max_ms']:.1f} ms); processor time of the round {result['honest_cpu_ms']:.1f}, "
+        f"{result['crowded_cpu_ms']:.1f} and {result['hostile_cpu_ms']:.1f} ms; "
         f"{result['memory_growth_mb']:.1f} MB more memory, {result['reports']} of {jobs * polls} honest lines read, "
         f"{result['strays_removed']} strays removed beside {result['cleanup_polls']} rounds"
     )
@@ -71,9 +75,11 @@ def spool_bench(jobs: int, strays: int, polls: int, folder: Path | None, as_json
         click.echo(f"  {job}: {'; '.join(sentences)}")
 
 
-def _measure(path: Path, jobs: int, strays: int, polls: int, hostile: bool) -> dict[str, Any]:
+def _measure(
+    path: Path, jobs: int, strays: int, polls: int, hostile: bool, after: dict[str, tuple[int, int, int]] | None = None
+) -> dict[str, Any]:
     reports = path / "reports"
-    reports.mkdir(parents=True)
+    reports.mkdir(parents=True, exist_ok=True)
     uid = os.getuid()
     known = {(str(job), 0): Expected(uid, _HELD) for job in range(1, jobs + 1)}
     for number in range(strays):
@@ -81,14 +87,14 @@ def _measure(path: Path, jobs: int, strays: int, polls: int, hostile: bool) -> d
     if hostile:
         known.update(_besiege(reports, uid))
     # as five minutes later, when strays are old enough to be removed
-    reader = SpoolReader(path, JobsSection(), clock=lambda: time.time() + 300.0)
+    reader = SpoolReader(path, JobsSection(), marks=after, clock=lambda: time.time() + 300.0)
     times_ms: list[float] = []
     cpu_ms: list[float] = []
     read = 0
     problems: dict[str, tuple[str, ...]] = {}
     folder_problem = ""
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for turn in range(polls):
+    for turn in range(polls if after else 0, polls if not after else 2 * polls):
         for job in range(1, jobs + 1):
             with (reports / f"{job}.0.{uid}.jsonl").open("ab") as file:
                 file.write(_line(job, turn))
@@ -112,6 +118,7 @@ def _measure(path: Path, jobs: int, strays: int, polls: int, hostile: bool) -> d
         "strays_removed": reader.finish_cleanup()[1],
         "cleanup_polls": polls + 3,
         "folder_problem": folder_problem,
+        "marks": reader.marks(),
         "growth_mb": (after_kb - before_kb) / 1e3,
         "reports": read,
         "problems": problems,
