@@ -5,6 +5,7 @@ Imports neither rich nor anything heavy before there is something to show.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -48,24 +49,24 @@ def answer(
 ) -> None:
     """Ask, show, and with ``every_s`` do so until Ctrl-C; ends the process with its exit code on failure."""
     client = Client(server)
-    while True:
+    if every_s is None:
         try:
             found = ask(client)
         except (Unreachable, Refused) as error:
-            if every_s is None:
-                fail(error)
-            _clear()
-            click.echo(f"slurmsia: {error}", err=True)
-        else:
-            if every_s is not None:
+            fail(error)
+        _print(found, render, as_json)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            try:
+                found = ask(client)
+            except (Unreachable, Refused) as error:
                 _clear()
-            _print(found, render, as_json)
-        if every_s is None:
-            return
-        try:
+                click.echo(f"slurmsia: {error}", err=True)
+            else:
+                _clear()
+                _print(found, render, as_json)
             time.sleep(max(0.5, every_s))
-        except KeyboardInterrupt:
-            return
 
 
 def _print(found: Json, render: Callable[[Json], Iterable[Any]], as_json: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +157,50 @@ def test_squeues_format_letters_and_no_header(address: str) -> None:
     with_header = slurmsia(address, "jobs", "-O", "jobid,state")
     assert with_header.stdout.splitlines()[0] == "JOBID STATE"
     assert slurmsia(address, "jobs", "-o", "%Z").returncode == 2
+
+
+def in_a_terminal(address: str, *words: str, **variables: str) -> str:
+    """What a terminal of 100 columns is sent."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "SLURMSIA_API": address, "LC_ALL": "C.UTF-8", "COLUMNS": "100", "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slurmsia_cli", *words], env={**environment, **variables}, stdout=theirs
+    )
+    os.close(theirs)
+    sent = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            sent += part
+    os.close(ours)
+    assert process.wait(20) == 0
+    return sent.decode()
+
+
+def test_colour_is_for_terminals_and_never_with_no_color(address: str) -> None:
+    assert "\x1b[" in in_a_terminal(address, "status")
+    assert "\x1b" not in in_a_terminal(address, "status", NO_COLOR="1")
+    assert "\x1b" not in in_a_terminal(address, "status", TERM="dumb")
+    assert "\x1b" not in slurmsia(address, "status").stdout
+
+
+def test_a_locale_without_utf8_gets_plain_ascii(address: str) -> None:
+    assert not in_a_terminal(address, "gpus").isascii()
+    assert in_a_terminal(address, "gpus", LC_ALL="C").isascii()
+
+
+def test_watching_shows_again_until_ctrl_c_and_ends_well(address: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slurmsia_cli", "jobs", "-o", "%i", "-i", "0.5"],
+        env={**os.environ, "SLURMSIA_API": address}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    heads = 0
+    while heads < 3:
+        heads += process.stdout.readline().strip() == "JOBID"
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(20) == 0
 
 
 def test_exit_codes_are_as_documented(address: str, tmp_path: Path) -> None:
