@@ -50,7 +50,8 @@ def _count_fields(job: Job, edit: Reshape) -> list[str]:
 
     Measured on 22.05 and 26.05: total CPUs beyond tasks x CPUs per task are never granted, a submitted
     ``--cpus-per-task`` also sets a minimum per node that refuses smaller totals, and a submitted ``--ntasks-per-node``
-    refuses more tasks on a node.
+    refuses more tasks on a node. A job with whole nodes gets no largest number of CPUs: with one below the node's own,
+    22.05 never starts it (BadConstraints).
     """
     nodes = edit.shape.nodes
     cpus_per_task = -(-edit.cpus // edit.tasks)
@@ -58,7 +59,7 @@ def _count_fields(job: Job, edit: Reshape) -> list[str]:
     fields = [
         f"NumNodes={nodes}-{nodes}",
         f"NumTasks={edit.tasks}",
-        f"NumCPUs={cpus}-{cpus}",
+        f"NumCPUs={cpus}" if job.request.exclusive else f"NumCPUs={cpus}-{cpus}",
         f"CPUsPerTask={cpus_per_task}",
         f"MinCPUsNode={cpus_per_task * max(1, edit.tasks // nodes)}",
     ]
