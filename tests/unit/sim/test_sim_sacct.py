@@ -143,7 +143,7 @@ def test_both_forms_of_a_real_clusters_records_say_the_same(release: str) -> Non
 
 
 @pytest.mark.parametrize("policy", ["slurm", "sia"])
-@pytest.mark.parametrize("name", [*(f"{release}.{form}" for release in RELEASES for form in ("txt", "json")), *RELEASES])
+@pytest.mark.parametrize("name", [*(f"{of}.{form}" for of in RELEASES for form in ("txt", "json")), *RELEASES])
 def test_a_real_clusters_records_replay_whatever_release_and_form(name: str, policy: str) -> None:
     file = ACCOUNTING / name if name not in RELEASES else EVERY_COLUMN / name / "sacct.txt"
     ran = {run.job_id for run in read_sacct(file).runs if run.gpus and run.elapsed_s > 0}
