@@ -218,7 +218,7 @@ def sweep(varied: Sequence[str], submitit_dir: Path | None, submitit_options: Se
 @simulate.command()
 @click.option("--data", type=_FOLDER, required=True, help="Folder with `profiles/` and `workloads/`.")
 @click.option("--programs", type=_FILE, help="Recorded programs [default: sia-ilp/instances.json beside DATA].")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="As for run, for example fit=published.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="As for run, for example project=false.")
 @click.option("--only", multiple=True, help="Only references whose title contains this text; may be repeated.")
 @click.option(
     "--workers", type=click.IntRange(1), default=None, help="Processes at a time [default: the processors there are]."

@@ -23,8 +23,8 @@ GAMMA_MAX = 10.0
 #: Regularisation of the paper's loss.
 GAMMA_PULL = 1e-3
 RETROGRESSION_PULL = 1e-2
-#: Gains are compared with the loss, but with no less than this: log errors far below `MODEL_ERROR` mean nothing.
-LEAST_LOSS = 0.2
+#: A gain below this is none, however small the loss: it is a log error far below `groups.MODEL_ERROR`.
+LEAST_GAIN = 1e-5
 #: A step damped by no more than this is a full one.
 FULL_STEP = 1e-2
 
@@ -181,7 +181,7 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
             x, value, gradient, curvature = trial, trial_value, trial_gradient, trial_curvature
             full_step = damping <= FULL_STEP
             damping = max(damping * 0.2, 1e-9)
-            small = small + 1 if gained <= tolerance * max(value, LEAST_LOSS) else 0
+            small = small + 1 if gained <= max(tolerance * value, LEAST_GAIN) else 0
             if small >= (1 if full_step else 2) or value < 1e-9:
                 ended = "converged"
                 break

@@ -58,9 +58,7 @@ class ArtifactRun:
 
 @dataclass(frozen=True)
 class ArtifactWorld:
-    """Everything that stays the same during a run. ``project``: estimate types a job has not run on from one it has;
-    ``published_fit``: fit as the public code does, in four times the time.
-    """
+    """Everything that stays the same during a run. ``project``: estimate types a job has not run on from one it has."""
 
     cluster: SimCluster
     profiles: Profiles
@@ -70,7 +68,6 @@ class ArtifactWorld:
     interval_s: float = 60.0
     project: bool = True
     rigid: bool = False
-    published_fit: bool = False
 
 
 def simulate_artifact(
@@ -96,7 +93,6 @@ def simulate_artifact(
             columns,
             world.project,
             world.rigid,
-            world.published_fit,
         )
         for trace in workload.jobs
     ]

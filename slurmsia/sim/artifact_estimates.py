@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ..cluster import Shape
 from ..history import Observation
 from ..models.base import ThroughputParams
-from ..models.fit import fit
 from .applications import LARGEST_JOB_GPUS
 from .artifact_fit import artifact_fit
 from .profiles import ApplicationTruth, Placement, fold
@@ -29,8 +28,6 @@ Ints = NDArray[np.int64]
 #: Batch sizes tried between the smallest and the largest, geometrically spaced.
 BATCH_SAMPLES = 50
 _ROUNDING = 1e-8
-#: The public code stops its fits early; a tighter one costs time and is no nearer to it.
-FIT_TOLERANCE = 1e-2
 #: A new batch on a known shape causes a refit when it is predicted worse than this (log error of step and micro-batch
 #: time), or when the points have grown by this share: the public code refits every time, with next to no difference.
 EXPLAINED = 0.02
@@ -145,7 +142,6 @@ class ArtifactEstimate:
         project: bool,
         tune: bool,
         most: int | None = None,
-        published_fit: bool = False,
     ) -> None:
         self.truth = truth
         self.columns = columns
@@ -153,7 +149,6 @@ class ArtifactEstimate:
         self.project = project
         self.tune = tune
         self.most = most
-        self.published_fit = published_fit
         self.params: dict[str, ThroughputParams] = {}
         self.seen: dict[str, int] = {}
         self.moments: tuple[float, float] | None = None
@@ -180,11 +175,7 @@ class ArtifactEstimate:
         if same_speed and few and not new_shape:
             return
         self._fitted[gpu_type] = len(points)
-        if self.published_fit:
-            self.params[gpu_type] = artifact_fit(points.values())
-        else:
-            found = fit(points.values(), warm=known, weights="unweighted", tolerance=FIT_TOLERANCE)
-            self.params[gpu_type] = found.params
+        self.params[gpu_type] = artifact_fit(points.values())
         self.version += 1
         self._batches.clear()
 

@@ -1,12 +1,14 @@
 """The public code's fit of step times: L-BFGS-B from one fixed start, stopped early (ARTIFACT.md section 2).
 
-Where it stops is part of what the published numbers are; production's fit (`slurmsia.models.fit`) is better and
-faster and is the default even here. Only for ``--physics artifact --option fit=published``.
+Where it stops is part of what the published numbers are, so ``--physics artifact`` fits like this and nothing else
+does: production's fit (`slurmsia.models.fit`) is better and faster.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,22 @@ _ALPHA_C, _ALPHA_N, _BETA_N, _ALPHA_R, _BETA_R, _GAMMA = 0, 2, 3, 4, 5, 6
 
 def artifact_fit(observations: Iterable[Observation]) -> ThroughputParams:
     """Seven parameters from unweighted points (one observation each); scales never seen are pinned optimistic."""
+    return _fit(
+        tuple(
+            sorted(
+                (o.nodes, o.gpus, o.local_batch, o.step_sum_s / o.count, (o.step_sum_s - o.sync_sum_s) / o.count)
+                for o in observations
+            )
+        )
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _fit(points: tuple[tuple[int, int, float, float, float], ...]) -> ThroughputParams:
+    """From (nodes, GPUs, micro-batch, step, micro-batch seconds); jobs of one application begin with equal points."""
     from scipy.optimize import Bounds, minimize
 
-    points = list(observations)
-    nodes = np.array([o.nodes for o in points])
-    gpus = np.array([o.gpus for o in points])
-    local = np.array([o.local_batch for o in points], dtype=np.float64)
-    step_s = np.array([o.step_sum_s / o.count for o in points])
-    compute_s = step_s - np.array([o.sync_sum_s / o.count for o in points])
+    nodes, gpus, local, step_s, compute_s = np.array(points, dtype=np.float64).T
     start, low, high = list(_START), [_LOWEST] * 6 + [1.0], [np.inf] * 6 + [10.0]
 
     def pin(index: int, value: float) -> None:
@@ -72,41 +82,42 @@ class _Loss:
     ) -> None:
         self.local, self.log_step, self.log_compute, self.more = local, log_step, log_compute, more
         self.across, self.within = across.astype(np.float64), within.astype(np.float64)
-        self.alone = 1.0 - self.across - self.within
+        self.nothing = (1.0 - self.across - self.within) * _LOWEST
+        self.of_compute = np.stack((np.ones(len(local)), local))
+        self.of_sync = np.stack((self.across, self.across * more, self.within, self.within * more))
 
     def __call__(self, x: Floats) -> tuple[float, Any]:
-        gamma = x[_GAMMA]
-        compute = x[0] + x[1] * self.local
+        alpha_c, beta_c, alpha_n, beta_n, alpha_r, beta_r, gamma = x.tolist()
+        compute = alpha_c + beta_c * self.local
         sync = (
-            self.across * (x[_ALPHA_N] + x[_BETA_N] * self.more)
-            + self.within * (x[_ALPHA_R] + x[_BETA_R] * self.more)
-            + self.alone * _LOWEST
+            self.across * (alpha_n + beta_n * self.more) + self.within * (alpha_r + beta_r * self.more) + self.nothing
         )
         log_compute, log_sync = np.log(compute), np.log(sync)
         by_compute, by_sync = compute**gamma, sync**gamma
         both = by_compute + by_sync
         log_both = np.log(both)
         off_compute, off_step = log_compute - self.log_compute, log_both / gamma - self.log_step
-        rms_compute = float(np.sqrt(np.mean(off_compute**2)))
-        rms_step = float(np.sqrt(np.mean(off_step**2)))
-        ratio_n, ratio_r = x[_BETA_N] / x[_ALPHA_N], x[_BETA_R] / x[_ALPHA_R]
-        value = rms_compute + rms_step + 1e-3 * (gamma - 1.0) ** 2 + 1e-2 * (ratio_n**2 + ratio_r**2)
         count = len(self.local)
-        pull_compute = off_compute / (count * max(rms_compute, 1e-12))
+        rms_compute = math.sqrt(float(off_compute @ off_compute) / count)
+        rms_step = math.sqrt(float(off_step @ off_step) / count)
+        ratio_n, ratio_r = beta_n / alpha_n, beta_r / alpha_r
+        value = rms_compute + rms_step + 1e-3 * (gamma - 1.0) ** 2 + 1e-2 * (ratio_n**2 + ratio_r**2)
         pull_step = off_step / (count * max(rms_step, 1e-12))
-        d_compute = pull_compute / compute + pull_step * by_compute / (compute * both)
-        d_sync = pull_step * by_sync / (sync * both)
-        d_gamma = (by_compute * log_compute + by_sync * log_sync) / (both * gamma) - log_both / gamma**2
-        n, r = d_sync * self.across, d_sync * self.within
+        per_both = pull_step / both
+        d_compute = (off_compute / (count * max(rms_compute, 1e-12)) + per_both * by_compute) / compute
+        d_sync = per_both * by_sync / sync
+        d_gamma = (by_compute * log_compute + by_sync * log_sync) @ per_both / gamma - log_both @ pull_step / gamma**2
+        by_alpha_c, by_beta_c = (self.of_compute @ d_compute).tolist()
+        by_alpha_n, by_beta_n, by_alpha_r, by_beta_r = (self.of_sync @ d_sync).tolist()
         gradient = np.array(
             [
-                d_compute.sum(),
-                (d_compute * self.local).sum(),
-                n.sum() - 2e-2 * ratio_n**2 / x[_ALPHA_N],
-                (n * self.more).sum() + 2e-2 * ratio_n / x[_ALPHA_N],
-                r.sum() - 2e-2 * ratio_r**2 / x[_ALPHA_R],
-                (r * self.more).sum() + 2e-2 * ratio_r / x[_ALPHA_R],
-                (pull_step * d_gamma).sum() + 2e-3 * (gamma - 1.0),
+                by_alpha_c,
+                by_beta_c,
+                by_alpha_n - 2e-2 * ratio_n**2 / alpha_n,
+                by_beta_n + 2e-2 * ratio_n / alpha_n,
+                by_alpha_r - 2e-2 * ratio_r**2 / alpha_r,
+                by_beta_r + 2e-2 * ratio_r / alpha_r,
+                float(d_gamma) + 2e-3 * (gamma - 1.0),
             ]
         )
-        return float(value), gradient
+        return value, gradient

@@ -142,13 +142,11 @@ class ArtifactJob:
         )
 
 
-def make_job(
-    trace: TraceJob, truth: ApplicationTruth, columns: Columns, project: bool, rigid: bool, published_fit: bool = False
-) -> ArtifactJob:
+def make_job(trace: TraceJob, truth: ApplicationTruth, columns: Columns, project: bool, rigid: bool) -> ArtifactJob:
     """A job as the public simulator would set it up; ``rigid`` schedulers and rigid jobs fix batch and size."""
     fixed_size = rigid or trace.category == "rigid"
     tune = not fixed_size and trace.category == "adaptive"
     kind = OracleEstimate if fixed_size else ArtifactEstimate
     most = trace.gpus if trace.category == "scale-gpus" else None
-    estimate = kind(truth, columns, trace.batch_size, project, tune, most, published_fit)
+    estimate = kind(truth, columns, trace.batch_size, project, tune, most)
     return ArtifactJob(trace, truth, estimate, fixed_batch=None if tune else trace.batch_size)

@@ -133,7 +133,6 @@ def _run_artifact(
         interval_s=spec.round_s,
         project=own.get("project", "true") != "false",
         rigid=spec.policy in RIGID_POLICIES,
-        published_fit=own.get("fit", "fast") == "published",
     )
     total = len(workload.jobs)
     run = simulate_artifact(world, workload, None if tick is None else lambda done, now_s: tick(done, total, now_s))

@@ -17,7 +17,6 @@ from ..config import Config
 #: Keys that belong to the simulation rather than to the policy file.
 OWN_KEYS: Mapping[str, str] = {
     "project": "artifact physics: estimate types a job has not run on (true, false)",
-    "fit": "artifact physics: `published` fits as the public code does, slowly (default fast)",
     "noise": "honest physics: relative spread of step times (default 0.05)",
     "failures_per_node_day": "honest physics: node failures per node and day (default 0)",
     "repair_h": "honest physics: hours until a failed node is back (default 2)",
