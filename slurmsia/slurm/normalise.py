@@ -140,15 +140,21 @@ def node_set(text: str | None) -> tuple[str, ...]:
         return ()
 
 
-_RANGE = re.compile(r"(\d+)-(\d+)", re.ASCII)
+_NUMBER = re.compile(r"\d+", re.ASCII)
 
 
 def _names_in(text: str) -> float:
-    """At least how many names an expression expands to, told without expanding it (``n[1-9999999999]``)."""
+    """How many names an expression may expand to, told without expanding it (``n[1-9999999999]``).
+
+    Every number between brackets counts, also where the expression is none (``n[0-9-99999999]``).
+    """
     total = 1.0
     for brackets in re.findall(r"\[([^\]]*)\]?", text):
-        ranges = sum(max(0.0, float(high[:20]) - float(low[:20])) for low, high in _RANGE.findall(brackets))
-        total *= 1.0 + ranges + brackets.count(",")
+        names = 0.0
+        for part in brackets.split(","):
+            numbers = [float(digits[:20]) for digits in _NUMBER.findall(part)]
+            names += 1.0 + (max(numbers) - min(numbers) if numbers else 0.0)
+        total *= names
     return total
 
 
