@@ -23,6 +23,7 @@ SCRIPT = f"""\
 #!/bin/bash
 eval "$(env -C {PROJECT} {VENV_PYTHON} -c 'from slurmsia_cli.main import main; main()' env)"
 cd {PROJECT}
+trap '' USR1  # until Python listens
 exec {VENV_PYTHON} -m tests.cluster.acceptance.replay_job APP SAMPLES SPEED LEVEL $HOME
 """
 
