@@ -42,10 +42,14 @@ class Rounds:
     took_s: list[float] = field(default_factory=list)
     wishes: list[str] = field(default_factory=list)
 
-    def late_s(self) -> float:
-        """How much later than its time a round begins, median."""
-        gaps = [later - sooner for sooner, later in zip(self.begun_s, self.begun_s[1:], strict=False)]
-        return statistics.median(gaps) - ROUND_EVERY_S if gaps else 0.0
+    def took_ms(self, rounds: int) -> float:
+        """A round with its emulated minute, median of the first so many."""
+        return round(1000 * statistics.median(self.took_s[:rounds]), 1) if self.took_s else 0.0
+
+    def late_ms(self, rounds: int) -> float:
+        """How much later than its time a round begins, median of the first so many."""
+        gaps = [later - sooner for sooner, later in zip(self.begun_s, self.begun_s[1 : rounds + 1], strict=False)]
+        return round(1000 * (statistics.median(gaps) - ROUND_EVERY_S), 1) if gaps else 0.0
 
 
 @dataclass
@@ -184,8 +188,8 @@ def main() -> int:
         "different_plans": len({json.dumps(plan) for plan in rounds["nobody"].plans[:compared]}),
         "compared": compared,
         "apart": where,
-        "late_ms": {who: round(1000 * one.late_s(), 1) for who, one in rounds.items()},
-        "took_ms": {who: round(1000 * statistics.median(one.took_s), 1) for who, one in rounds.items() if one.took_s},
+        "late_ms": {who: one.late_ms(compared) for who, one in rounds.items()},
+        "took_ms": {who: one.took_ms(compared) for who, one in rounds.items()},
         "wishes": {who: len(one.wishes) for who, one in rounds.items()},
     }
     if options.json:
@@ -196,8 +200,8 @@ def main() -> int:
             print(f"{who:<9} {one.cases:>6} cases; failures: {bad}; errors: {one.errors}")
         for who, them in rounds.items():
             print(
-                f"rounds while {who:<9} asks: {len(them.plans):>4}, {found['took_ms'].get(who, 0):>7} ms each, "
-                f"{found['late_ms'][who]:>6} ms late, {len(them.wishes)} wishes"
+                f"rounds while {who:<8} asks: {len(them.plans):>4}, {len(them.wishes):>4} wishes; the first {compared}: "
+                f"{them.took_ms(compared):>7} ms each, {them.late_ms(compared):>6} ms late"
             )
         words = f"NOT the same, first in {where}" if where else "the same"
         print(

@@ -171,3 +171,11 @@ def test_a_daemon_that_is_gone_is_said_with_what_to_do(cluster: ClusterHandle, d
     assert code == 3
     assert "does not answer" in err
     assert "SLURMSIA_API" in err
+    code, _, err = slurmsia(cluster, "release-all")
+    assert (code, err.strip() != "") == (2, True), "no policy file on a node: a sentence"
+    job = cluster.sbatch("-p", "elastic", "--gres=gpu:1", "--requeue", DECLARED, wrap="sleep 100", user="alice")
+    done = cluster.run([*SLURMSIA, "release-all", "--json"], user="slurm", check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    jsonschema.validate(found, schema_of("release-all"))
+    assert str(job) not in found["left"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from sim_profiles import write_profiles, write_workload
 
@@ -125,6 +126,7 @@ def test_another_seed_is_another_world(small: RunSpec) -> None:
 def test_the_command_runs_compares_and_draws(small: RunSpec, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from click.testing import CliRunner
+    from slurmsia_cli.schema import schema_of
     from slurmsia_cli.simulate import simulate
 
     out, pictures = tmp_path / "out.json", tmp_path / "pictures"
@@ -136,6 +138,9 @@ def test_the_command_runs_compares_and_draws(small: RunSpec, tmp_path: Path) -> 
         simulate, ["compare", str(out), "--baseline", "slurm", "--plot", str(pictures), "--format", "svg"]
     )
     assert compared.exit_code == 0, compared.output
+    as_json = CliRunner().invoke(simulate, ["compare", str(out), "--json"])
+    jsonschema.validate(json.loads(out.read_text()), schema_of("simulate run"))
+    jsonschema.validate(json.loads(as_json.output), schema_of("simulate compare"))
     drawn = sorted(file.name.split("-")[0] for file in pictures.iterdir())
     assert drawn == ["gantt", "gantt", "jct", "use", "use"]
     assert all(file.stat().st_size > 1000 for file in pictures.iterdir())
