@@ -200,8 +200,8 @@ def main() -> int:
             print(f"{who:<9} {one.cases:>6} cases; failures: {bad}; errors: {one.errors}")
         for who, them in rounds.items():
             print(
-                f"rounds while {who:<8} asks: {len(them.plans):>4}, {len(them.wishes):>4} wishes; the first {compared}: "
-                f"{them.took_ms(compared):>7} ms each, {them.late_ms(compared):>6} ms late"
+                f"rounds while {who:<8} asks: {len(them.plans):>4}, {len(them.wishes):>4} wishes; "
+                f"the first {compared}: {them.took_ms(compared):>7} ms each, {them.late_ms(compared):>6} ms late"
             )
         words = f"NOT the same, first in {where}" if where else "the same"
         print(
