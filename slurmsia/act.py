@@ -206,6 +206,7 @@ class Actor:
         """Take finished moves out of the air; the next tick hands them out."""
         for job_id in [job_id for job_id, move in self.flights.items() if move.phase.final]:
             self._finished.append(self.flights.pop(job_id))
+            self.seen = {other: job for other, job in self.seen.items() if other != job_id}
 
     def _hand_out(self) -> tuple[Move, ...]:
         finished, self._finished = tuple(self._finished), []

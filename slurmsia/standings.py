@@ -66,8 +66,8 @@ class StandingBook:
         for job_id in [job_id for job_id in self._standings if job_id not in alive]:
             del self._standings[job_id]
             self._seen_s.pop(job_id, None)
-            self._reports.discard(job_id)
-        self._proven &= alive
+        for known in (self._proven, self._reports, self._changed):
+            known &= alive
         return self.standings()
 
     def reported(self, job_id: JobId) -> None:
