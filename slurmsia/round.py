@@ -7,7 +7,7 @@ watchdog are the caller's business.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,10 @@ from .wouldstart import StartRules, matches
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the policy and the solver say: a column per row, and the worth of each column over staying queued."""
+    """What the policy and the solver say: a column per row, and the worth of each column over staying queued.
+
+    ``why``: the named parts of the worth as the policy gave them (`Terms.why`), for verdict sentences.
+    """
 
     choice: NDArray[np.int64]
     value: NDArray[np.float64]
@@ -45,6 +48,7 @@ class Answer:
     stage: str = "order"
     notes: tuple[str, ...] = ()
     times_s: tuple[tuple[str, float], ...] = ()
+    why: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def decide(
@@ -70,7 +74,7 @@ def decide(
     settled, targets, notes = _checked(snapshot, demand, queue, answer, config)
     return Plan(
         targets=targets,
-        verdicts=verdicts_of(queue, demand, answer.choice, answer.value, settled, targets, config),
+        verdicts=verdicts_of(queue, demand, answer.choice, answer.value, settled, targets, config, answer.why),
         policy=config.policy.name,
         objective=answer.objective,
         bound=answer.bound,
@@ -137,6 +141,7 @@ def _solve(
         stage=solution.stage,
         notes=solution.notes,
         times_s=solution.times_s,
+        why=terms.why,
     )
 
 

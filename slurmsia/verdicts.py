@@ -5,6 +5,8 @@ Words only: nothing here decides anything. Every sentence is complete for a user
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,8 @@ from .settle import Settled
 _ALTERNATIVES = 3
 #: Values closer than this are a tie.
 _TIE = 1e-9
+#: A wait that counts a starting job so many times is named as the reason.
+_LONG_WAIT = 1.5
 
 
 def verdicts_of(
@@ -29,9 +33,14 @@ def verdicts_of(
     settled: Settled,
     targets: tuple[Target, ...],
     config: Config,
+    why: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> tuple[Verdict, ...]:
-    """One verdict for every live job, sorted by job id; ``asked`` is what the solver chose before placement."""
+    """One verdict for every live job, sorted by job id; ``asked`` is what the solver chose before placement.
+
+    ``why``: parts of the worth by name, [jobs, columns] or [jobs, 1]; a part that decided is named in the sentence.
+    """
     again_s = config.policy.round_s
+    parts = dict(why or {})
     by_job = {target.job_id: target for target in targets}
     verdicts = [
         Verdict(other.job.id, other.code, other.sentence, term="eligibility", look_again_s=again_s)
@@ -41,7 +50,9 @@ def verdicts_of(
     ranked = np.argsort(-value, axis=1, kind="stable")[:, : _ALTERNATIVES + 1] if value.size else value.astype(int)
     for number, row in enumerate(demand.rows):
         if row.managed is not None:
-            speech = _Speech(number, row, row.managed, demand, value, settled, by_job[row.job.id], int(asked[number]))
+            mine = {name: part[number] for name, part in parts.items()}
+            target = by_job[row.job.id]
+            speech = _Speech(number, row, row.managed, demand, value, settled, target, int(asked[number]), mine)
             verdicts.append(speech.verdict(ranked[number].tolist(), again_s))
     return tuple(sorted(verdicts, key=lambda verdict: verdict.job_id))
 
@@ -59,6 +70,7 @@ class _Speech:
         settled: Settled,
         target: Target,
         asked: int,
+        parts: Mapping[str, NDArray[np.float64]],
     ) -> None:
         self.row, self.managed, self.target = row, managed, target
         self.shapes = demand.problem.shapes
@@ -67,6 +79,7 @@ class _Speech:
         self.column = int(settled.choice[number])
         self.dropped = settled.dropped.get(row.job.id, "")
         self.asked = asked
+        self.parts = parts
         self.moved = row.job.id in settled.moved
         self.promised = row.job.id in demand.behind_promises
 
@@ -100,7 +113,11 @@ class _Speech:
         if kind is TargetKind.START:
             why = f" (wanted {self.shapes[self.asked]}: {self.dropped})" if self._lost() else ""
             expected = f"expected goodput {_rate(target.expected_goodput)}"
-            return "starts", f"starts on {target.shape}: {expected}{why}", "goodput", ""
+            term = "goodput"
+            if "waited" in self.parts and self.parts["waited"][0] >= _LONG_WAIT:
+                expected += f"; its wait counts it {self.parts['waited'][0]:.1f} times"
+                term = "waited"
+            return "starts", f"starts on {target.shape}: {expected}{why}", term, ""
         fits_nothing = kind is TargetKind.LEAVE and target.shape is None and managed.standing.in_flight is None
         if kind is TargetKind.QUEUE or fits_nothing:
             if self.dropped and self.asked >= 0:
@@ -111,23 +128,28 @@ class _Speech:
             if not np.isfinite(self.value).any():
                 return "no-configuration", self._no_configuration(), "declaration", "a wider gpus= or types="
             wanted = self.shapes[int(np.argmax(self.value))]
+            reason, term = self._behind("the GPUs are worth more to other jobs")
             return (
                 "waits-for-capacity",
-                f"waits: the GPUs are worth more to other jobs; it would best run on {wanted}",
-                "capacity",
+                f"waits: {reason}; it would best run on {wanted}",
+                term,
                 f"{wanted.gpus} free {wanted.gpu_type}, or other jobs ending",
             )
         if kind is TargetKind.SUSPEND:
             held = self.shapes[self.row.current]
             if not np.isfinite(self.value[self.row.current]):
                 return "budget-spent", f"gives up {held}: its own limits leave no configuration", "budget", ""
-            return (
-                "gives-way",
-                f"gives up {held} at {_rate(target.current_goodput)}: worth more to others",
-                "capacity",
-                "",
-            )
+            reason, term = self._behind("worth more to others")
+            return "gives-way", f"gives up {held} at {_rate(target.current_goodput)}: {reason}", term, ""
         return self._moves()
+
+    def _behind(self, otherwise: str) -> tuple[str, str]:
+        """Why others come first, and the term that says so: jobs with less left where the policy counts them."""
+        shorter = int(self.parts["jobs-with-less-left"][0]) if "jobs-with-less-left" in self.parts else 0
+        if not shorter:
+            return otherwise, "capacity"
+        jobs = "1 job that has" if shorter == 1 else f"{shorter} jobs that have"
+        return f"{otherwise}, first {jobs} less work left", "short-first"
 
     def _moves(self) -> tuple[str, str, str, str]:
         target, before = self.target, self.shapes[self.row.current]
@@ -161,7 +183,16 @@ class _Speech:
         best = max(better, key=lambda column: float(self.goodput[column]))
         if self.value[best] > self.value[self.column] + _TIE:
             return "capacity", f"{self.shapes[best]} becoming free"
-        return "restart-cost", f"a larger gain on {self.shapes[best]} over its restart"
+        if self._would_move_for_free(best):
+            return "restart-cost", f"a larger gain on {self.shapes[best]} over its restart"
+        return "thrift", f"better scaling on {self.shapes[best]}, which gains too little for its GPUs"
+
+    def _would_move_for_free(self, best: int) -> bool:
+        """Whether only the restart speaks against a faster configuration; true where the policy has no thrift."""
+        if "thrift" not in self.parts:
+            return True
+        thrift = self.parts["thrift"]
+        return bool(self.goodput[best] * thrift[best] > self.goodput[self.column] * thrift[self.column] * (1 + _TIE))
 
     def _no_configuration(self) -> str:
         declared = self.managed.declaration

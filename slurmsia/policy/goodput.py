@@ -30,7 +30,8 @@ class Goodput:
         """Weighted seconds saved of each configuration over staying queued; staying where it is saves restarts too."""
         rows = Rows(problem, self.options)
         mine = self.options.goodput
-        work, fair = rows.remaining_work, np.maximum(equal_share_goodput(rows), 1e-300)
+        fair = equal_share_goodput(rows)
+        work, fair = np.where(fair > 0, rows.remaining_work, 0.0), np.where(fair > 0, fair, 1.0)
         pays = mine.pay_back > 0
         cost = np.where(rows.is_current | (rows.current < 0)[:, None] | (not pays), 0.0, rows.restart_s[:, None])
         bonus = 1.0 + mine.explore * unsure(rows)
@@ -46,6 +47,7 @@ class Goodput:
             "restart-cost": cost,
             "restart-spared": spared,
             "short-first": first[:, None],
+            "jobs-with-less-left": shorter(work / fair, rows.managed)[:, None],
             "waited": patience[:, None],
             "thrift": thrift,
             "explore": bonus,
@@ -82,6 +84,11 @@ def short_first(left_s: Floats, counted: Flags, exponent: float) -> Floats:
     ordered = np.sort(left_s[counted])
     behind = len(ordered) - np.searchsorted(ordered, left_s, side="left")
     return np.asarray(np.maximum(behind, 1.0) ** exponent)
+
+
+def shorter(left_s: Floats, counted: Flags) -> Floats:
+    """[jobs] how many of the ``counted`` jobs have less left."""
+    return np.searchsorted(np.sort(left_s[counted]), left_s, side="left").astype(np.float64)
 
 
 def waited(rows: Rows, patience_s: float) -> Floats:

@@ -87,6 +87,39 @@ def test_a_waiting_job_starts_and_alternatives_are_named() -> None:
     assert {alternative.shape.gpus for alternative in plan.verdicts[0].alternatives} == {1, 2}
 
 
+def with_left(job_id: str, samples: float) -> JobModel:
+    return replace(model(job_id), work_done=0.0, work_remaining=samples)
+
+
+def test_a_job_that_gives_way_to_jobs_with_less_left_is_told_so() -> None:
+    machines = nodes(("t1", "t4", 1))
+    jobs = (job("7"), job("8"))
+    snapshot = Snapshot(NOW, machines, jobs, (GpuType("t4"),))
+    models = {"7": with_left("7", 1e8), "8": with_left("8", 1e6)}
+    plan = decide(snapshot, models, {}, Config.model_validate({"policy": {"name": "goodput"}}))
+    waits, starts = plan.verdict("7"), plan.verdict("8")
+    assert (waits.code, waits.term) == ("waits-for-capacity", "short-first")
+    assert "first 1 job that has less work left" in waits.sentence
+    assert (starts.code, starts.term) == ("starts", "waited")
+    assert "its wait counts it 12.1 times" in starts.sentence
+
+
+def test_a_job_is_told_that_its_restart_or_bad_scaling_keeps_it_where_it_is() -> None:
+    def kept(cost_s: float, **options: float) -> str:
+        machines = nodes(("t1", "t4", 2))
+        running = job("7", "t1", 1, start_s=NOW - 200)
+        of = replace(with_left("7", 1e9), restart=RestartCost(cost_s))
+        slow = {"t4": replace(of.types["t4"], params=ThroughputParams(1e-8, 0.01, 1e-8, 1e-8, 0.25, 1e-8, 1.0))}
+        snapshot = Snapshot(NOW, machines, (running,), (GpuType("t4"),))
+        config = Config.model_validate({"policy": {"name": "goodput", "goodput": options}})
+        plan = decide(snapshot, {"7": replace(of, types=slow)}, {}, config)
+        assert plan.targets[0].kind is TargetKind.KEEP
+        return plan.verdict("7").term
+
+    assert kept(400.0, gpu_price=0.0) == "restart-cost"
+    assert kept(1.0, gpu_price=2.0) == "thrift"
+
+
 def test_managed_jobs_shrink_for_an_undeclared_job_that_waits_for_room() -> None:
     neighbour = job("9", comment="", request=Request(gpus=2, cpus=2))
     plan = planned(nodes(("t1", "t4", 4)), job("7", "t1", 4), neighbour)
