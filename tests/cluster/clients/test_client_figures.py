@@ -69,7 +69,7 @@ def large(cluster: ClusterHandle) -> Iterator[None]:
 def test_2000_jobs_and_250_nodes_are_read_while_other_threads_run_on(cluster: ClusterHandle) -> None:
     with large(cluster):
         for client in clients(cluster):
-            found = bench(cluster, "client", "--client", client, "--reads", "40")
+            found = bench(cluster, "client", "--client", client, "--reads", "200")
             assert found["nodes"] == 250
             assert found["jobs"] >= JOBS
         for client in clients(cluster):
