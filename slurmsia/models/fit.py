@@ -48,11 +48,13 @@ COLD_ITERATIONS = 60
 WARM_ITERATIONS = 20
 #: Done when a full step, or two steps in a row, gain less than this share of the loss.
 COLD_TOLERANCE = 1e-5
-WARM_TOLERANCE = 1e-4
+WARM_TOLERANCE = 3e-4
 #: A warm start that ends with more loss than this may sit in the wrong valley: a cold one is tried beside it.
 DOUBTFUL_LOSS = 3.0 * MODEL_ERROR
 #: A start that ends with less loss than this explains what was measured: no other is tried.
 EXPLAINED_LOSS = 0.2 * MODEL_ERROR
+#: A warm and a cold start whose losses differ by less than this share have met: no third is tried.
+SAME_LOSS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +205,17 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
 
 
 def _solve(problem: Problem, warm: ThroughputParams | None, max_iterations: int, tolerance: float) -> Ended:
-    """Projected Levenberg-Marquardt; cold starts, and warm ones that end badly, try other starts and keep the best."""
+    """The best of several starts: cold ones and warm ones that end badly try others, until two meet."""
     start = _start(problem, warm)
     best = descend(problem, start, max_iterations, tolerance)
     if warm is not None:
         if best.value <= DOUBTFUL_LOSS:
             return best
         start = _start(problem, None)
-        best = min(best, descend(problem, start, max_iterations, tolerance), key=_loss_of)
+        cold = descend(problem, start, max_iterations, tolerance)
+        if abs(cold.value - best.value) <= SAME_LOSS * best.value:
+            return min(best, cold, key=_loss_of)
+        best = min(best, cold, key=_loss_of)
     if problem.free[GAMMA] and best.value > EXPLAINED_LOSS:
         start[GAMMA] = 4.0
         best = min(best, descend(problem, start, max_iterations, tolerance), key=_loss_of)
