@@ -12,6 +12,7 @@ BENCHES: dict[str, tuple[str, str, str]] = {
     "cli": ("bench_cli", "cli_bench", "Command line: start-up of `slurmsia status` in fresh processes."),
     "simulate": ("bench_simulate", "simulate_bench", "Simulator: time and memory of whole simulations."),
     "quality": ("bench_quality", "quality_bench", "Policies against a baseline on honest physics, beside the bound."),
+    "robustness": ("bench_robustness", "robustness_bench", "A policy where its knowledge is wrong or the cluster odd."),
     "neighbours": ("bench_simulate", "neighbours_bench", "Waiting time of undeclared jobs with and without slurmsia."),
     "reporter": ("bench_reporter", "reporter_bench", "Job reporter: time in the training step, and memory."),
     "spool": ("bench_spool", "spool_bench", "Report spool: time and memory of a round among hostile files."),

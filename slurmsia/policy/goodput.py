@@ -18,6 +18,9 @@ from .rows import Flags, Floats, Rows
 from .shares import equal_share_goodput
 from .worth import finished
 
+#: Share of the work done that a job is taken to have left once it has passed its own target.
+_PAST_TARGET = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
@@ -31,7 +34,7 @@ class Goodput:
         rows = Rows(problem, self.options)
         mine = self.options.goodput
         fair = equal_share_goodput(rows)
-        work, fair = np.where(fair > 0, rows.remaining_work, 0.0), np.where(fair > 0, fair, 1.0)
+        work, fair = np.where(fair > 0, work_left(rows), 0.0), np.where(fair > 0, fair, 1.0)
         pays = mine.pay_back > 0
         cost = np.where(rows.is_current | (rows.current < 0)[:, None] | (not pays), 0.0, rows.restart_s[:, None])
         bonus = 1.0 + mine.explore * unsure(rows)
@@ -54,6 +57,12 @@ class Goodput:
         }
         gain = np.where(rows.usable, weight[:, None] * (saved + spared), -np.inf)
         return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why)
+
+
+def work_left(rows: Rows) -> Floats:
+    """[jobs] samples left. A job that is past its target was wrong about it: a share of what it did is left."""
+    left = rows.remaining_work
+    return np.where(left > 0, left, _PAST_TARGET * rows.done_work)
 
 
 def look_ahead_s(rows: Rows, least_s: float, lasting: float) -> Floats:

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..act import Actor, MemoryMoveLog
@@ -53,12 +53,21 @@ STUCK_S = 14 * 86400.0
 
 @dataclass(frozen=True)
 class HonestOptions:
-    """The simulation's own keys, typed. Times in the unit of their name."""
+    """The simulation's own keys, typed. Times in the unit of their name.
+
+    ``target_off``: jobs say that all their work is this many times what it is, 0 = they say nothing; ``target_lies``:
+    each job says so many times more or less, by chance; ``own_scripts``: not 0 = no two jobs are similar;
+    ``all_rigid``: not 0 = every job has the size that its user asks for.
+    """
 
     noise: float = 0.05
     failures_per_node_day: float = 0.0
     repair_h: float = 2.0
     checkpoint_every_s: float = 600.0
+    target_off: float = 1.0
+    target_lies: float = 1.0
+    own_scripts: float = 0.0
+    all_rigid: float = 0.0
 
     @staticmethod
     def of(own: Mapping[str, str]) -> HonestOptions:
@@ -180,6 +189,8 @@ class Simulation:
         asked = submission(
             trace, truth, self.cluster, now_s=now_s, managed=self.managed, rigid=self.rigid, seed=self.seed
         )
+        if self.options.own_scripts:
+            asked = replace(asked, script_hash=trace.name)
         physics = self.physics_of(trace)
         job_id = self.emulator.submit(asked, physics)
         self.traces[job_id] = trace
@@ -355,7 +366,11 @@ def run_honest(
     from .runner import PLAIN_SLURM, RIGID_POLICIES
 
     options = HonestOptions.of(own)
-    settings = HonestSettings(options.noise, options.checkpoint_every_s, spec.seed)
+    settings = HonestSettings(
+        options.noise, options.checkpoint_every_s, spec.seed, options.target_off, options.target_lies
+    )
+    if options.all_rigid:
+        workload = replace(workload, jobs=tuple(replace(job, category="rigid") for job in workload.jobs))
     managed = spec.policy != PLAIN_SLURM
     rigid = not managed or spec.policy in RIGID_POLICIES
 

@@ -45,11 +45,16 @@ MEMORY_BYTES = {"t4": 16e9, "rtx": 11e9, "a100": 40e9, "quad": 24e9, "v100": 32e
 
 @dataclass(frozen=True, slots=True)
 class HonestSettings:
-    """What is frozen for a simulation: ``noise`` is the spread of step times between runs (nodes differ)."""
+    """What is frozen for a simulation: ``noise`` is the spread of step times between runs (nodes differ).
+
+    ``target_off`` and ``target_lies``: how wrong the targets are that jobs report (`honest.HonestOptions`).
+    """
 
     noise: float = 0.05
     checkpoint_every_s: float = 600.0
     seed: int = 0
+    target_off: float = 1.0
+    target_lies: float = 1.0
 
 
 @dataclass
@@ -73,6 +78,7 @@ class HonestJob:
     silent: bool = False
     """True for an undeclared job: it reports nothing and traps no signal."""
     _random: random.Random = field(init=False, repr=False)
+    _says: float = field(init=False)
     _save_s: float = field(init=False)
     _load_s: float = field(init=False)
     _run: RunStart | None = None
@@ -100,6 +106,8 @@ class HonestJob:
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.settings.seed}/{self.trace.name}")
         restart_s = facts(self.truth.name).restart_s * self._spread(RESTART_SPREAD_JOB)
+        lie = random.Random(f"{self.settings.seed}/target/{self.trace.name}").choice((-1, 1))
+        self._says = self.settings.target_off * self.settings.target_lies**lie
         self._save_s, self._load_s = SAVE_SHARE * restart_s, (1.0 - SAVE_SHARE) * restart_s
 
     def _spread(self, sigma: float) -> float:
@@ -271,7 +279,11 @@ class HonestJob:
                 observations=observations,
                 gradient=gradient,
                 progress=Progress(
-                    now_s, self.progress * initial, self.work * initial, self.safe_progress * initial, self.safe_t_s
+                    now_s,
+                    self.progress * initial,
+                    self._says * self.work * initial if self._says else None,
+                    self.safe_progress * initial,
+                    self.safe_t_s,
                 ),
                 memory=memory,
                 restart_sample=self._restart_sample(event),

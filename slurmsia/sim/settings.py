@@ -21,6 +21,10 @@ OWN_KEYS: Mapping[str, str] = {
     "failures_per_node_day": "honest physics: node failures per node and day (default 0)",
     "repair_h": "honest physics: hours until a failed node is back (default 2)",
     "checkpoint_every_s": "honest physics: jobs also save by themselves this often (default 600)",
+    "target_off": "honest physics: jobs report this many times their work as the target; 0 = none (default 1)",
+    "target_lies": "honest physics: each job's target is this many times too large or too small (default 1)",
+    "own_scripts": "honest physics: 1 = no two jobs are similar (default 0)",
+    "all_rigid": "honest physics: 1 = every job has the size that its user asks for (default 0)",
 }
 
 

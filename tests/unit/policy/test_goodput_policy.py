@@ -94,3 +94,9 @@ def test_an_undeclared_gpu_is_never_outbid():
     round_ = problem([[10.0, 20.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], [Candidate("j0"), Candidate("j1", managed=False)])
     said = terms("goodput", round_)
     assert said.value[1, 0] >= said.value[0].max()
+
+
+def test_a_job_past_its_target_is_not_taken_to_be_done():
+    past = {"j0": JobModel("j0", restart=RestartCost(30.0), work_done=1e6, work_remaining=0.0)}
+    said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=past), goodput=BARE)
+    assert said.value[0] == pytest.approx([150.0, 300.0, 300.0, 600.0])

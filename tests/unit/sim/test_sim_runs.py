@@ -183,3 +183,29 @@ def test_parallel_processes_give_the_same_results_as_one(small: RunSpec) -> None
     assert apart.errors == together.errors == {}
     for index in (0, 1):
         assert apart.results[index].jobs == together.results[index].jobs
+
+
+def test_jobs_say_what_the_options_make_them_say_about_their_work(small: RunSpec) -> None:
+    """Targets that are wrong or missing change what a policy hears, never what a job does."""
+    from slurmsia.sim.honest_job import HonestJob, HonestSettings
+    from slurmsia.sim.profiles import Profiles
+    from slurmsia.sim.workloads import load_workload
+
+    assert small.workload_file is not None
+    assert small.profiles_dir is not None
+    truth = Profiles(small.profiles_dir).application("small")
+    traces = load_workload(small.workload_file).jobs
+    told = [HonestJob(trace, truth, HonestSettings(target_off=2.0))._says for trace in traces]
+    assert told == [2.0] * len(traces)
+    lies = {HonestJob(trace, truth, HonestSettings(target_lies=10.0))._says for trace in traces}
+    assert lies == {0.1, 10.0}
+    plain, wrong = run_one(small), run_one(changed(small, options=("target_lies=10",)))
+    assert [job.end_s for job in plain.jobs] == [job.end_s for job in wrong.jobs]
+
+
+@pytest.mark.parametrize("option", ["target_off=0", "own_scripts=1", "all_rigid=1", "target_off=0.5"])
+def test_the_default_options_of_robustness_end_every_job(small: RunSpec, option: str) -> None:
+    result = run_one(changed(small, policy="goodput", options=(option,)))
+    assert len(result.jobs) == 10
+    if option == "all_rigid=1":
+        assert all(len({s.gpus for s in job.segments}) == 1 for job in result.jobs)
