@@ -53,8 +53,8 @@ def simulate_bench(
         limit = "" if row["limit_s"] is None else f" (limit {row['limit_s']:g} s, {LIMIT_MB:g} MB)"
         click.echo(
             f"{row['workload']:12s} {row['physics']:8s} {row['policy']:13s} {row['jobs']:5d} jobs "
-            f"{row['rounds']:6d} rounds {row['wall_s']:7.2f} s {row['peak_rss_mb']:6.0f} MB{limit}: "
-            f"{'holds' if row['holds'] else 'MISSED'}"
+            f"{row['rounds']:6d} rounds {row['wall_s']:7.2f} s ({row['cpu_s']:.2f} s CPU) "
+            f"{row['peak_rss_mb']:6.0f} MB{limit}: {'holds' if row['holds'] else 'MISSED'}"
         )
 
 
@@ -79,6 +79,7 @@ def _measure(spec: RunSpec, name: str, repeat: int) -> dict[str, object]:
         "jobs": said["jobs"],
         "rounds": said["rounds"],
         "wall_s": said["wall_s"],
+        "cpu_s": best.cpu_s,
         "peak_rss_mb": said["peak_rss_mb"],
         "solve_ms_median": said["solve_ms_median"],
         "limit_s": limit,

@@ -91,6 +91,8 @@ class RunResult:
     peak_rss_mb: float
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cpu_s: float = 0.0
+    """Processor time, which other work on the machine lengthens less than ``wall_s``; in no file."""
 
 
 def summary(result: RunResult) -> dict[str, Any]:

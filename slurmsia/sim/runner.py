@@ -86,7 +86,7 @@ class RunSpec:
 
 def run_one(spec: RunSpec, tick: Tick | None = None) -> RunResult:
     """Run one simulation in this process. Raises `WorkloadError`, `ProfileError`, `ClusterError`, `SettingError`."""
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     if spec.physics not in PHYSICS:
         raise SettingError(f"no physics `{spec.physics}`; there are: {', '.join(PHYSICS)}")
     options, own = split_options(spec.options)
@@ -106,7 +106,12 @@ def run_one(spec: RunSpec, tick: Tick | None = None) -> RunResult:
             result = replace(result, jobs=_with_rho(spec, result, workload, profiles))
     if not spec.segments:
         result = replace(result, jobs=tuple(replace(job, segments=()) for job in result.jobs))
-    return replace(result, wall_s=time.perf_counter() - begun, peak_rss_mb=_peak_rss_mb())
+    return replace(
+        result,
+        wall_s=time.perf_counter() - begun,
+        cpu_s=time.process_time() - cpu_begun,
+        peak_rss_mb=_peak_rss_mb(),
+    )
 
 
 def workload_of(spec: RunSpec) -> Workload:
