@@ -21,7 +21,8 @@ from collections.abc import Iterator
 
 import click
 
-_REQUEST = b"GET /v1/status HTTP/1.1\r\nHost: bench\r\n\r\n"
+#: Every client's own query: no two get the same remembered answer, as if they were different users.
+_REQUEST = "GET /v1/status?client={} HTTP/1.1\r\nHost: bench\r\n\r\n"
 #: Each load prints a line once it is under way and ends with its standard input.
 _QUIET = "import sys\nprint(flush=True)\nsys.stdin.read()"
 _BURN = (
@@ -152,13 +153,14 @@ async def poll(path: str, clients: int) -> dict[str, object]:
     doors = [await asyncio.open_unix_connection(path) for _ in range(clients)]
     print(flush=True)
 
-    async def one(offset_s: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def one(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal errors
-        await asyncio.sleep(offset_s)
+        request = _REQUEST.format(number).encode()
+        await asyncio.sleep(number / clients)
         while not ended.is_set():
             begun = time.monotonic()
             try:
-                writer.write(_REQUEST)
+                writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
@@ -171,7 +173,7 @@ async def poll(path: str, clients: int) -> dict[str, object]:
             await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - begun)))
         writer.close()
 
-    await asyncio.gather(*(one(number / clients, *door) for number, door in enumerate(doors)))
+    await asyncio.gather(*(one(number, *door) for number, door in enumerate(doors)))
     return {"errors": errors, "times_s": times}
 
 

@@ -6,7 +6,7 @@ Nothing here decides or asks anybody: a state is what one round left behind.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from slurmsia.cluster import Job, JobId, JobState, Snapshot
@@ -32,6 +32,8 @@ class View:
     flights: Mapping[JobId, Move] = field(default_factory=dict)
     managed: frozenset[JobId] = frozenset()
     uses: tuple[GpuUse, ...] = ()
+    by_user: Mapping[int, tuple[Job, ...]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, number: int, state: Published) -> View:
@@ -47,6 +49,8 @@ class View:
             {move.job_id: move for move in state.moves},
             managed,
             gpu_use(snapshot, managed) if snapshot is not None else (),
+            _by_user(snapshot.jobs if snapshot is not None else ()),
+            _counts(snapshot.jobs if snapshot is not None else (), managed),
         )
 
     @property
@@ -64,13 +68,16 @@ class View:
 
     def shown(self, caller: Caller) -> list[Job]:
         """Jobs with GPUs, or with our words, that are not over and that the caller may see."""
-        return [
-            job
-            for job in self.jobs.values()
-            if (job.request.gpus or job.id in self.targets or "sia:" in job.comment)
-            and (job.state is not JobState.ENDED or job.completing)
-            and self.sees(caller, job.user_id)
-        ]
+        return [job for job in self.jobs.values() if self._listed(job) and self.sees(caller, job.user_id)]
+
+    def own(self, caller: Caller) -> list[Job]:
+        """The caller's own of these."""
+        return [job for job in self.by_user.get(caller.user_id, ()) if self._listed(job)]
+
+    def _listed(self, job: Job) -> bool:
+        return bool(job.request.gpus or job.id in self.targets or "sia:" in job.comment) and (
+            job.state is not JobState.ENDED or job.completing
+        )
 
     def declaration(self, job: Job) -> Declaration | None:
         """The job's words, ``None`` without or where they do not parse."""
@@ -79,6 +86,23 @@ class View:
             return parse(job.comment, known_types=types)
         except DeclarationError:
             return None
+
+
+def _by_user(jobs: Iterable[Job]) -> dict[int, tuple[Job, ...]]:
+    found: dict[int, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.user_id, []).append(job)
+    return {user_id: tuple(theirs) for user_id, theirs in found.items()}
+
+
+def _counts(jobs: Iterable[Job], managed: frozenset[JobId]) -> dict[str, int]:
+    """Live jobs with GPUs, ours and others', running and waiting."""
+    counts = {"managed_running": 0, "managed_waiting": 0, "other_running": 0, "other_waiting": 0}
+    for job in jobs:
+        if job.request.gpus and job.state is not JobState.ENDED:
+            whose = "managed" if job.id in managed else "other"
+            counts[f"{whose}_{'running' if job.allocation is not None else 'waiting'}"] += 1
+    return counts
 
 
 class Holder:

@@ -37,14 +37,7 @@ def use_rows(view: View) -> list[Json]:
 
 def status(view: View, caller: Caller, names: Names) -> Json:
     state, plan = view.state, view.state.plan
-    counts = {"managed_running": 0, "managed_waiting": 0, "other_running": 0, "other_waiting": 0}
-    for job in view.jobs.values():
-        if not job.request.gpus or job.state is JobState.ENDED:
-            continue
-        whose = "managed" if job.id in view.managed else "other"
-        what = "running" if job.allocation is not None else "waiting"
-        counts[f"{whose}_{what}"] += 1
-    mine = [job_row(view, job, names) for job in view.shown(caller) if job.user_id == caller.user_id]
+    mine = [job_row(view, job, names) for job in view.own(caller)]
     return {
         "cluster": state.cluster,
         "mode": state.mode,
@@ -60,7 +53,7 @@ def status(view: View, caller: Caller, names: Names) -> Json:
         "gap": plan.gap if plan is not None else None,
         "stage": plan.stage if plan is not None else "",
         "gpus": use_rows(view),
-        "jobs": {**counts, "moving": len(view.flights)},
+        "jobs": {**view.counts, "moving": len(view.flights)},
         "my_jobs": sorted(mine, key=order),
         "warnings": list(state.warnings),
         "times_s": dict(state.times_s),
