@@ -141,6 +141,8 @@ class DaemonSoak:
                 next_hour_s += 3600.0
                 self._judge()
                 seen.rss_mb.append(_rss_mb())
+                told = f"{seen.rss_mb[-1]} MB, {len(seen.violations)} violations"
+                print(f"hour {len(seen.rss_mb)}: {told}", file=sys.stderr, flush=True)
         self._judge(everything=True)
         self._die()
         seen.rss_mb.append(_rss_mb())

@@ -29,7 +29,7 @@ from slurmsia.config.site import GpuTypeSection
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
-from slurmsia.move import Move
+from slurmsia.move import Move, Phase
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,
@@ -55,17 +55,19 @@ class Killed(BaseException):
 
 
 class MortalMoveLog(StoreMoveLog):
-    """A move log whose process is killed just before or just after its n-th write from when `doom` was called."""
+    """A move log whose process is killed just before or just after its n-th write from when `doom` was called, of
+    any move or of one in a certain phase."""
 
     _left = 0
     _before = False
+    _phase: Phase | None = None
 
-    def doom(self, writes: int, before: bool) -> None:
-        self._left, self._before = writes, before
+    def doom(self, writes: int, before: bool, phase: Phase | None = None) -> None:
+        self._left, self._before, self._phase = writes, before, phase
 
     def save(self, move: Move) -> None:
-        self._left -= 1
-        struck = self._left == 0
+        self._left -= self._phase in (None, move.phase)
+        struck = self._left == 0 and self._phase in (None, move.phase)
         if struck and self._before:
             raise Killed
         super().save(move)
