@@ -14,10 +14,10 @@ from collections import Counter
 
 import click
 
-from slurmsia.act import Actor, MemoryMoveLog
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import JobState, Shape, Snapshot
 from slurmsia.config.site import GpuTypeSection
+from slurmsia.moves.act import Actor, MemoryMoveLog
+from slurmsia.moves.channel import ReportedJobs
 from slurmsia.plan import Plan, Target, TargetKind
 from slurmsia.slurm.emulator import Emulator, FixedWork, Submission, gang
 

@@ -17,7 +17,7 @@ from .client import DEFAULT_CONFIG, EXIT_FAILED, EXIT_USAGE, Client, Refused, Un
 
 if TYPE_CHECKING:
     from slurmsia.config import Config
-    from slurmsia.move import Move
+    from slurmsia.moves.move import Move
     from slurmsia.standing import Standing
 
 
@@ -132,7 +132,7 @@ def release_all(config_file: Path, wait_s: float, as_json: bool) -> None:
     """
     from slurmsia.config import ConfigError
     from slurmsia.config.loader import load
-    from slurmsia.release import release_all as act
+    from slurmsia.moves.release import release_all as act
     from slurmsia.slurm.client import SlurmError
     from slurmsia.slurm.command import CommandClient
 
@@ -178,7 +178,7 @@ def release_all(config_file: Path, wait_s: float, as_json: bool) -> None:
 
 def _remembered(config: Config, cluster: str) -> tuple[list[Move], dict[str, Standing], str]:
     """Unfinished moves and standings from the store; empty with a sentence when it cannot be read."""
-    from slurmsia.move import Move
+    from slurmsia.moves.move import Move
     from slurmsia.store import StoreError, codec
     from slurmsia.store.settings import open_configured
 

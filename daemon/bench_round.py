@@ -80,13 +80,13 @@ class _Bench:
     """The daemon's cycle over an emulated cluster whose jobs report every round."""
 
     def __init__(self, folder: Path, jobs: int, nodes: int, seed: int) -> None:
-        from slurmsia.act import Actor
         from slurmsia.config import Config, GpuTypeSection
         from slurmsia.job.directive_writer import DirectiveWriter
-        from slurmsia.leases import limits_of
         from slurmsia.models.estimator import Estimator
+        from slurmsia.moves.act import Actor
+        from slurmsia.moves.leases import limits_of
+        from slurmsia.moves.standings import StandingBook
         from slurmsia.slurm.emulator import Emulator, VirtualClock, make_cluster
-        from slurmsia.standings import StandingBook
         from slurmsia.store import Store
 
         from .cycle import Cycle, Parts

@@ -15,19 +15,19 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from slurmsia.act import Actor, Fenced, Tick
 from slurmsia.cluster import Job, JobId, JobState, Snapshot
 from slurmsia.config import Config
+from slurmsia.deciding.prospect import Prospect, prospect
 from slurmsia.declaration import Declaration, DeclarationError, parse
 from slurmsia.models.base import JobModel
 from slurmsia.models.estimator import Estimator
 from slurmsia.models.goodput import GoodputTable
+from slurmsia.moves.act import Actor, Fenced, Tick
+from slurmsia.moves.standings import StandingBook
 from slurmsia.plan import Plan, TargetKind
-from slurmsia.prospect import Prospect, prospect
 from slurmsia.round import decide
 from slurmsia.slurm.client import SlurmClient, SlurmError
 from slurmsia.standing import Standing
-from slurmsia.standings import StandingBook
 from slurmsia.store import Fenced as StoreFenced
 from slurmsia.store import RoundRecord, Store, StoreError
 

@@ -20,14 +20,15 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from slurmsia.act import Actor
 from slurmsia.cluster import Allocation, JobId, JobState
 from slurmsia.config import Config, GpuTypeSection
 from slurmsia.history import Report
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
+from slurmsia.moves.act import Actor
+from slurmsia.moves.leases import limits_of
+from slurmsia.moves.standings import StandingBook
 from slurmsia.sim.clusters import SimCluster, load_cluster
 from slurmsia.sim.honest import HonestOptions, Simulation, job_result
 from slurmsia.sim.honest_job import HonestJob, HonestSettings
@@ -36,7 +37,6 @@ from slurmsia.sim.shipped_truth import NAMES, ShippedTruth, shipped_truth
 from slurmsia.sim.submissions import submission
 from slurmsia.sim.workloads import TraceJob, Workload
 from slurmsia.slurm.emulator import Emulator, RealClock, RunRecord, make_cluster
-from slurmsia.standings import StandingBook
 from slurmsia.store import Store
 
 from .control import Wish, Wishes

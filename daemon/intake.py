@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
-from slurmsia.act import Fenced
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Allocation, Job, JobId, JobState, Snapshot
 from slurmsia.history import Report
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.move import Move, MoveKind
-from slurmsia.standings import StandingBook
+from slurmsia.moves.act import Fenced
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.move import Move, MoveKind
+from slurmsia.moves.standings import StandingBook
 from slurmsia.store import Fenced as StoreFenced
 from slurmsia.store import ReportContext, Store, StoreError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from slurmsia.act import Fenced
+from slurmsia.moves.act import Fenced
 from slurmsia.store import Store
 
 #: A lease not renewed for this long is free to take: the second daemon takes over within 30 s.

@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from slurmsia import __version__
-from slurmsia.act import Fenced
 from slurmsia.config import Config, ConfigError
-from slurmsia.move import Move, Phase
+from slurmsia.moves.act import Fenced
+from slurmsia.moves.move import Move, Phase
 from slurmsia.store import OperatorAction, StoreError
 
 from .control import PauseMark, Wish, Wishes

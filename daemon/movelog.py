@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slurmsia import act
-from slurmsia.move import Move
+from slurmsia.moves import act
+from slurmsia.moves.move import Move
 from slurmsia.store import Fenced, MoveEvent, MoveRecord, Store, codec
 
 
 class StoreMoveLog:
-    """`slurmsia.act.MoveLog` over the store. Raises `StoreError` when the store is away: then nothing may be done."""
+    """`slurmsia.moves.act.MoveLog` over the store.
+
+    Raises `StoreError` when the store is away: then nothing may be done.
+    """
 
     def __init__(self, store: Store, round_id: int | None = None) -> None:
         self._store = store

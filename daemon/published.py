@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slurmsia.cluster import JobId, JobState, Snapshot
+from slurmsia.deciding.prospect import Prospect
 from slurmsia.models.base import JobModel
-from slurmsia.move import Move
+from slurmsia.moves.move import Move
 from slurmsia.plan import Plan
-from slurmsia.prospect import Prospect
 from slurmsia.standing import Standing
 
 

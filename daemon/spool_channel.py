@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import time
 
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import JobId
 from slurmsia.job.directive import CHECKPOINT, RUN, Directive
 from slurmsia.job.directive_writer import DirectiveWriter
+from slurmsia.moves.channel import ReportedJobs
 from slurmsia.plan import BatchChoice
 
 _log = logging.getLogger("slurmsia.spool")

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from slurmsia.act import Actor
 from slurmsia.config import Config, ConfigError
 from slurmsia.config.loader import load
 from slurmsia.job.directive_writer import DirectiveWriter
-from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
+from slurmsia.moves.act import Actor
+from slurmsia.moves.leases import limits_of
+from slurmsia.moves.standings import StandingBook
 from slurmsia.slurm.client import SlurmClient, SlurmError, SlurmUnavailable
 from slurmsia.slurm.command import CommandClient
 from slurmsia.slurm.pyslurm_client import PyslurmClient
-from slurmsia.standings import StandingBook
 from slurmsia.store import Store, StoreError
 from slurmsia.store.settings import open_configured
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .cluster import Job, JobState, NodeState, Snapshot
-from .eligibility import Queue
+from .deciding.eligibility import Queue
 
 
 def keep_promises(snapshot: Snapshot, queue: Queue) -> tuple[Snapshot, frozenset[str]]:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from .cluster import JobId, Snapshot
 from .config import Config
-from .demand import Demand, collect
-from .eligibility import Queue, split_queue
+from .deciding.demand import Demand, collect
+from .deciding.eligibility import Queue, split_queue
+from .deciding.settle import Settled, settle
+from .deciding.targets import targets_of
+from .deciding.verdicts import round_sentence, verdicts_of
 from .models.base import JobModel
 from .models.goodput import GoodputTable
 from .placement.check import violations
@@ -23,13 +26,10 @@ from .plan import Plan, SolveStats, Target
 from .policy.base import Order, Terms
 from .policy.registry import policy
 from .promised import keep_promises
-from .settle import Settled, settle
 from .solver import CapacityRow, Program, SideRow, Solution, SolverLimits, solve
 from .solver.capacity import capacity_rows
 from .solver.serve import serve, worth_of_wishes
 from .standing import Standing
-from .targets import targets_of
-from .verdicts import round_sentence, verdicts_of
 from .wouldstart import StartRules, matches
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from slurmsia.cluster import Job, Shape
-from slurmsia.configurations import all_shapes
+from slurmsia.deciding.configurations import all_shapes
 from slurmsia.declaration import Declaration, DeclarationError, Level, format, parse
 from slurmsia.models.base import JobModel
 from slurmsia.models.goodput import DOUBLING_ERROR, best_batch

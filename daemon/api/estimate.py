@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from slurmsia.cluster import Job, JobState, Shape
-from slurmsia.configurations import all_shapes
+from slurmsia.deciding.configurations import all_shapes
 from slurmsia.models.base import JobModel
 from slurmsia.models.goodput import best_batch
 

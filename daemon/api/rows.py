@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slurmsia.cluster import Job, Shape
-from slurmsia.move import Move
+from slurmsia.moves.move import Move
 from slurmsia.plan import Target, TargetKind
 from slurmsia.store import MoveRecord, RoundHead, RunRecord, VerdictSpan
 

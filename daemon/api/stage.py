@@ -17,18 +17,18 @@ from pathlib import Path
 import click
 
 from slurmsia import __version__
-from slurmsia.act import Actor
 from slurmsia.cluster import JobId
 from slurmsia.config import Config
 from slurmsia.job.directive_writer import DirectiveWriter
-from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
+from slurmsia.moves.act import Actor
+from slurmsia.moves.leases import limits_of
+from slurmsia.moves.standings import StandingBook
 from slurmsia.sim.clusters import SimCluster, load_cluster
 from slurmsia.sim.honest_job import HonestJob, HonestSettings
 from slurmsia.sim.submissions import submission
 from slurmsia.slurm.emulator import Emulator, VirtualClock, make_cluster
-from slurmsia.slurm.emulator_job import Submission, gang
-from slurmsia.standings import StandingBook
+from slurmsia.slurm.emulator.job import Submission, gang
 from slurmsia.store import Store
 
 from ..control import PauseMark, Wish

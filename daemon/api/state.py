@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from slurmsia.cluster import Job, JobId, JobState, Snapshot
 from slurmsia.declaration import Declaration, DeclarationError, parse
-from slurmsia.move import Move
+from slurmsia.moves.move import Move
 from slurmsia.plan import Target, TargetKind, Verdict
 
 from ..published import GpuUse, Published, gpu_use

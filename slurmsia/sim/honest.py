@@ -13,22 +13,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..act import Actor, MemoryMoveLog
-from ..channel import JobNews
 from ..cluster import GpuType, Job, JobId, JobState
 from ..config import Config
 from ..config.site import GpuTypeSection
 from ..declaration import DeclarationError, parse
 from ..history import JobKind, Report
-from ..leases import limits_of
 from ..models.base import JobModel
 from ..models.estimator import Estimator
 from ..models.goodput import GoodputTable
+from ..moves.act import Actor, MemoryMoveLog
+from ..moves.channel import JobNews
+from ..moves.leases import limits_of
+from ..moves.standings import StandingBook
 from ..plan import Plan
 from ..round import decide
 from ..slurm.emulator import Emulator, JobPhysics, Latencies, RunRecord, make_cluster
-from ..slurm.emulator_client import EmulatorClient
-from ..standings import StandingBook
+from ..slurm.emulator.client import EmulatorClient
 from .clusters import SimCluster, load_cluster
 from .honest_job import HonestJob, HonestSettings
 from .pooled import HistoryBook

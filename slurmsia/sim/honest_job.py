@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ..cluster import Allocation
 from ..history import Gradient, MemoryPoint, Observation, Progress, Report, RestartSample
 from ..plan import BatchChoice
-from ..slurm.emulator_physics import Exit, RunStart
+from ..slurm.emulator.physics import Exit, RunStart
 from .applications import facts
 from .profiles import ApplicationTruth, Placement, fold
 from .workloads import TraceJob

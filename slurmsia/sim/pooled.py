@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ..channel import JobNews
 from ..cluster import JobId
 from ..history import (
     Gradient,
@@ -22,6 +21,7 @@ from ..history import (
     RestartSample,
     SimilarHistory,
 )
+from ..moves.channel import JobNews
 
 _RESTARTS_KEPT = 32
 _TOTALS_KEPT = 64

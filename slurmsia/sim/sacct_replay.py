@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..cluster import Allocation
 from ..config import Config
 from ..history import Observation, Progress, Report, RestartSample
-from ..slurm.emulator_physics import Exit, RunStart
+from ..slurm.emulator.physics import Exit, RunStart
 from .clusters import SimCluster, load_cluster
 from .honest import HonestOptions, Simulation
 from .result import RunResult

@@ -22,14 +22,15 @@ from slurmsia_daemon.published import Published
 from slurmsia_daemon.spool_channel import SpoolChannel
 from slurmsia_daemon.wiring import apply_config, canonical
 
-from slurmsia.act import Actor
 from slurmsia.cluster import JobId, JobState, Request
 from slurmsia.config import Config, ConfigError
 from slurmsia.config.site import GpuTypeSection
 from slurmsia.job.directive_writer import DirectiveWriter
-from slurmsia.leases import limits_of
 from slurmsia.models.estimator import Estimator
-from slurmsia.move import Move, Phase
+from slurmsia.moves.act import Actor
+from slurmsia.moves.leases import limits_of
+from slurmsia.moves.move import Move, Phase
+from slurmsia.moves.standings import StandingBook
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,
@@ -41,7 +42,6 @@ from slurmsia.slurm.emulator import (
     lease_at_submit,
     make_cluster,
 )
-from slurmsia.standings import StandingBook
 from slurmsia.store import Store
 
 START_S = 1_790_000_000.0

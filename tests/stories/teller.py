@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from slurmsia.act import Actor, MemoryMoveLog
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Job, JobId, JobState, Request, Reservation, Shape, Snapshot
 from slurmsia.config.site import GpuTypeSection
-from slurmsia.leases import standing_after
-from slurmsia.move import Limits, Move, Phase
+from slurmsia.moves.act import Actor, MemoryMoveLog
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.leases import standing_after
+from slurmsia.moves.move import Limits, Move, Phase
 from slurmsia.plan import Plan, Target, TargetKind
 from slurmsia.slurm.client import SlurmError, SlurmRejected
 from slurmsia.slurm.emulator import (

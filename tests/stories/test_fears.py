@@ -14,7 +14,7 @@ import pytest
 from slurmsia.cluster import JobId
 from slurmsia.reshape import Reshape
 from slurmsia.slurm.emulator import Update
-from slurmsia.slurm.emulator_client import EmulatorClient
+from slurmsia.slurm.emulator.client import EmulatorClient
 
 from .teller import CALLS, ENDS, FAULTS, SITE_DEEDS, USER_DEEDS, Ending, Story, plot_of, tell
 

@@ -18,8 +18,8 @@ from daemon_stage import Killed, Stage
 from slurmsia_daemon.movelog import StoreMoveLog
 
 from slurmsia.cluster import JobState
-from slurmsia.move import Phase
-from slurmsia.release import release_all
+from slurmsia.moves.move import Phase
+from slurmsia.moves.release import release_all
 from slurmsia.slurm.emulator import FixedWork, Latencies
 from slurmsia.store import Store
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from slurmsia_daemon import wiring
 
 from slurmsia.cluster import Shape
-from slurmsia.move import Move
+from slurmsia.moves.move import Move
 from slurmsia.store import StoredRound, codec
 
 

@@ -19,9 +19,9 @@ from slurmsia_daemon import __main__ as production
 from slurmsia_daemon import cycle
 from slurmsia_daemon.movelog import StoreMoveLog
 
-from slurmsia.act import Actor
 from slurmsia.cluster import Job, JobState, Shape
-from slurmsia.move import Move
+from slurmsia.moves.act import Actor
+from slurmsia.moves.move import Move
 from slurmsia.plan import Plan, Target, TargetKind
 
 FOLDER = Path("/var/lib/slurmsia-fear")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurmsia.cluster import Allocation, GpuForm, Job, JobState, Request, Shape
-from slurmsia.move import ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
-from slurmsia.moves import derive, step
+from slurmsia.moves.move import ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
+from slurmsia.moves.table import derive, step
 from slurmsia.reshape import Reshape
 
 LIMITS = Limits()

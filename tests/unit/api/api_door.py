@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from slurmsia_daemon.api.serve import doors, serve
@@ -17,6 +18,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+#: Somebody who owns no job here: nobody's uid.
+OTHER_UID = 65534
+
+
+@dataclass(frozen=True)
+class Munged:
+    """A munged of the tests' own."""
+
+    socket: str
 
 
 class Door:

@@ -11,22 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from api_door import Door
+from api_door import OTHER_UID, Door, Munged
 from slurmsia_daemon.api.app import Api, make_app
 from slurmsia_daemon.api.callers import CallerCheck
 from slurmsia_daemon.api.stage import Stage
-
-OTHER_UID = 65534
-
-
-@dataclass(frozen=True)
-class Munged:
-    socket: str
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
-from api_door import Door, free_port
-from conftest import OTHER_UID, Munged
+from api_door import OTHER_UID, Door, Munged, free_port
 from slurmsia_daemon.api.app import Api, make_app
 from slurmsia_daemon.api.callers import Caller, CallerCheck
 from slurmsia_daemon.api.limits import RateLimit

@@ -12,10 +12,10 @@ from daemon_stage import Stage
 from slurmsia_daemon.control import Wish
 from slurmsia_daemon.upkeep import Pruner
 
-from slurmsia.act import Actor
 from slurmsia.config.store import StoreSection
+from slurmsia.moves.act import Actor
 from slurmsia.slurm.emulator import FixedWork
-from slurmsia.slurm.emulator_client import EmulatorClient
+from slurmsia.slurm.emulator.client import EmulatorClient
 from slurmsia.store import Store
 
 MakeStage = Callable[..., Stage]

@@ -15,17 +15,17 @@ from slurmsia_daemon.log_tails import LogTails
 from slurmsia_daemon.metrics import Metrics
 from slurmsia_daemon.spool_channel import SpoolChannel
 
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Allocation, GpuType, Job, JobId, JobState, Node, Request, Snapshot
 from slurmsia.config import ScopeSection
+from slurmsia.deciding.prospect import prospect
 from slurmsia.history import Observation, Report
 from slurmsia.job.directive import CHECKPOINT, DirectiveReader
 from slurmsia.job.directive_writer import DirectiveWriter
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.move import Move, MoveKind, Phase
-from slurmsia.prospect import prospect
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.move import Move, MoveKind, Phase
+from slurmsia.moves.standings import StandingBook
 from slurmsia.slurm.json_form import stdout_path
-from slurmsia.standings import StandingBook
 from slurmsia.store import Store
 
 NOW_S = 1_790_000_000.0

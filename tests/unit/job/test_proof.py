@@ -13,13 +13,13 @@ import pytest
 from slurmsia_daemon.intake import Intake
 from slurmsia_daemon.metrics import Metrics
 
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Allocation, GpuType, Job, JobState, Node, Request, Snapshot
 from slurmsia.config import JobsSection, ScopeSection
-from slurmsia.eligibility import Managed, split_queue
+from slurmsia.deciding.eligibility import Managed, split_queue
 from slurmsia.job import proof
 from slurmsia.job.spool import SpoolReader
-from slurmsia.standings import StandingBook
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.standings import StandingBook
 from slurmsia.store import Store
 
 JOB_ID = "7"

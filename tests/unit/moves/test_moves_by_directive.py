@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import Shape
 from slurmsia.history import Observation, Progress, Report
-from slurmsia.move import ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
-from slurmsia.moves import step
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.move import ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
+from slurmsia.moves.table import step
 from slurmsia.reshape import Reshape
 
 LIMITS = Limits()

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from slurmsia.act import Actor, Fenced, MemoryMoveLog
-from slurmsia.channel import ReportedJobs
 from slurmsia.cluster import JobId, JobState, Shape
 from slurmsia.config import Config, MovesSection
 from slurmsia.config.site import GpuTypeSection
-from slurmsia.leases import limits_of
-from slurmsia.move import Limits, Move, MoveKind, Phase
+from slurmsia.moves.act import Actor, Fenced, MemoryMoveLog
+from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.leases import limits_of
+from slurmsia.moves.move import Limits, Move, MoveKind, Phase
+from slurmsia.moves.release import release_all
 from slurmsia.plan import Plan, Target, TargetKind
-from slurmsia.release import release_all
 from slurmsia.slurm.emulator import (
     Emulator,
     FixedWork,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from slurmsia.cluster import Allocation, GpuForm, Job, JobState, Request, Shape
-from slurmsia.leases import standing_after
-from slurmsia.move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase, Return
-from slurmsia.moves import derive, step
+from slurmsia.moves.leases import standing_after
+from slurmsia.moves.move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase, Return
+from slurmsia.moves.table import derive, step
 from slurmsia.reshape import Reshape
 from slurmsia.standing import Standing
 

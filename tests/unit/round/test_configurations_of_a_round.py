@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from slurmsia.cluster import Job, JobState, Node, Request
-from slurmsia.configurations import ShapeTable, all_shapes, allowed, node_counts, shapes_of_type, unit_shapes
+from slurmsia.deciding.configurations import ShapeTable, all_shapes, allowed, node_counts, shapes_of_type, unit_shapes
+from slurmsia.deciding.eligibility import Managed
 from slurmsia.declaration import parse
-from slurmsia.eligibility import Managed
 from slurmsia.models.base import JobModel, ThroughputParams, TypeModel
 from slurmsia.reshape import PerGpu
 from slurmsia.standing import Standing

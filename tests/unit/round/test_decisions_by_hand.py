@@ -8,14 +8,14 @@ import numpy as np
 
 from slurmsia.cluster import Allocation, GpuType, Job, JobState, Node, NodeState, Request, Shape, Snapshot
 from slurmsia.config import Config
-from slurmsia.demand import Demand, collect
-from slurmsia.eligibility import split_queue
+from slurmsia.deciding.demand import Demand, collect
+from slurmsia.deciding.eligibility import split_queue
+from slurmsia.deciding.settle import settle
 from slurmsia.models.base import BatchLimits, JobModel, RestartCost, ThroughputParams, TypeModel
 from slurmsia.models.goodput import GoodputTable
 from slurmsia.placement import check
 from slurmsia.plan import Plan, TargetKind
 from slurmsia.round import capacity, decide
-from slurmsia.settle import settle
 from slurmsia.standing import Standing
 from slurmsia.wouldstart import StartRules
 

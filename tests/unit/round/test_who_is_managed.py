@@ -8,7 +8,7 @@ import pytest
 
 from slurmsia.cluster import Allocation, GpuType, Job, JobState, Request, Shape, Snapshot
 from slurmsia.config import ScopeSection
-from slurmsia.eligibility import LeftAlone, Managed, split_queue
+from slurmsia.deciding.eligibility import LeftAlone, Managed, split_queue
 from slurmsia.standing import Standing
 
 NOW = 10_000.0

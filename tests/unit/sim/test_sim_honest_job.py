@@ -15,7 +15,7 @@ from slurmsia.sim.pooled import pooled
 from slurmsia.sim.profiles import Profiles
 from slurmsia.sim.workloads import TraceJob
 from slurmsia.slurm.emulator import Emulator, Submission, gang
-from slurmsia.slurm.emulator_physics import RunStart
+from slurmsia.slurm.emulator.physics import RunStart
 from slurmsia.store import ReportContext, Store
 
 TRACE = TraceJob("small-0", 0.0, "small", 2, 512)

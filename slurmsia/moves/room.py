@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .cluster import Job, JobId, JobState, Node
+from ..cluster import Job, JobId, JobState, Node
 from .move import Move, MoveKind, Phase
 
 _HOLDING = (JobState.RUNNING, JobState.SUSPENDED)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import JobId, Shape, Snapshot
-from .config import Config
+from ..cluster import JobId, Shape, Snapshot
+from ..config import Config
+from ..placement import Board, Conflict, Contention, Placement, Seats, Wish, find_seats, place, refuse
+from ..reshape import Reshape, edit_for
+from ..wouldstart import StartRules
 from .demand import Demand, Row
-from .placement import Board, Conflict, Contention, Placement, Seats, Wish, find_seats, place, refuse
-from .reshape import Reshape, edit_for
 from .traffic import neighbourhood, traffic_of
-from .wouldstart import StartRules
 
 #: Passes in which refused wishes fall back one by one; after them nobody moves for another's sake.
 _PASSES = 5

@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .cluster import Allocation, Job, JobId, JobState, Request, Shape, Snapshot
-from .config import ScopeSection
-from .declaration import Declaration, DeclarationError, Level, parse
-from .standing import Standing
+from ..cluster import Allocation, Job, JobId, JobState, Request, Shape, Snapshot
+from ..config import ScopeSection
+from ..declaration import Declaration, DeclarationError, Level, parse
+from ..standing import Standing
 
 #: Pending reasons that mean "would start if there were room": such jobs are rigid demand.
 WAITING_FOR_ROOM = frozenset({"Resources", "Priority"})

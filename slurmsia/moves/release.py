@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .cluster import Job, JobId, JobState
-from .eligibility import is_declared
+from ..cluster import Job, JobId, JobState
+from ..deciding.eligibility import is_declared
+from ..slurm.client import SlurmClient, SlurmError
+from ..standing import Standing
 from .leases import on_our_lease
 from .move import Move
-from .slurm.client import SlurmClient, SlurmError
-from .standing import Standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .cluster import JobId, Node, Shape
-from .config.placement import PlacementSection
-from .models.base import JobModel, ThroughputParams
-from .models.throughput import grad_time, pipeline_step_time, sync_time
-from .placement import Neighbourhood, Seats, Traffic, Uplinks, ratios
+from ..cluster import JobId, Node, Shape
+from ..config.placement import PlacementSection
+from ..models.base import JobModel, ThroughputParams
+from ..models.throughput import grad_time, pipeline_step_time, sync_time
+from ..placement import Neighbourhood, Seats, Traffic, Uplinks, ratios
 
 
 def traffic_of(model: JobModel, shape: Shape, local_batch: int) -> Traffic | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..cluster import GpuLimit, GpuType, Node, NodeState, Partition, Site
+from ...cluster import GpuLimit, GpuType, Node, NodeState, Partition, Site
 
 #: (nodes, GPUs per node) by type: the clusters of the Sia evaluation (SOSP'23, section 5).
 PRESETS: Mapping[str, tuple[tuple[str, int, int], ...]] = {

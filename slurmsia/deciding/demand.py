@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import Job, JobId, JobState, Shape, Snapshot
-from .config import Config
+from ..cluster import Job, JobId, JobState, Shape, Snapshot
+from ..config import Config
+from ..declaration import Level
+from ..models.base import GoodputMatrix, JobModel
+from ..models.goodput import GoodputTable
+from ..placement import Occupant, Seats
+from ..policy.base import Candidate, RoundProblem
+from ..reshape import PerGpu, per_gpu, split_features
+from ..wouldstart import StartRules, feature_match, matches
 from .configurations import ShapeTable, all_shapes, allowed, unit_shapes
-from .declaration import Level
 from .eligibility import LeftAlone, Managed, Queue, submitted_shape
-from .models.base import GoodputMatrix, JobModel
-from .models.goodput import GoodputTable
-from .placement import Occupant, Seats
-from .policy.base import Candidate, RoundProblem
-from .reshape import PerGpu, per_gpu, split_features
 from .traffic import placement_factors, traffic_of
-from .wouldstart import StartRules, feature_match, matches
 
 _UNDECLARED = PerGpu(0.0, None)
 

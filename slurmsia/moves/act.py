@@ -10,17 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from .channel import JobChannel, JobNews, SilentJobs
-from .cluster import Job, JobId, JobState, Node, Snapshot
-from .eligibility import is_declared
-from .leases import due_renewals
-from .move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
-from .moves import derive, step
-from .plan import Plan, TargetKind
-from .planned import Admission, admit
-from .reshape import TypeAtSite
-from .room import Room, leaves_soon
-from .slurm.client import (
+from ..cluster import Job, JobId, JobState, Node, Snapshot
+from ..deciding.eligibility import is_declared
+from ..plan import Plan, TargetKind
+from ..reshape import TypeAtSite
+from ..slurm.client import (
     EditIgnored,
     NoSuchJob,
     NotPending,
@@ -29,7 +23,13 @@ from .slurm.client import (
     SlurmRejected,
     SlurmUnavailable,
 )
-from .standing import Standing
+from ..standing import Standing
+from .channel import JobChannel, JobNews, SilentJobs
+from .leases import due_renewals
+from .move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
+from .planned import Admission, admit
+from .room import Room, leaves_soon
+from .table import derive, step
 
 
 class Fenced(Exception):

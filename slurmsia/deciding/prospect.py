@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .cluster import Job, JobState, Snapshot
-from .config import ScopeSection
+from ..cluster import Job, JobState, Snapshot
+from ..config import ScopeSection
 from .eligibility import LeftAlone, judge
 
 #: What an undeclared job is taken to say, to be judged by the rules of a round.

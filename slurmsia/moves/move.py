@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .cluster import JobId, Shape
-from .reshape import Reshape
+from ..cluster import JobId, Shape
+from ..reshape import Reshape
 
 
 class MoveKind(str, Enum):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .cluster import JobId
-from .history import Report
+from ..cluster import JobId
+from ..history import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..cluster import GpuForm, JobId, JobState, Partition, Request
-from .client import NotPending, Reshape, SlurmRejected
-from .emulator_job import JobRecord
-from .emulator_schedule import NodeRecord
+from ...cluster import GpuForm, JobId, JobState, Partition, Request
+from ..client import NotPending, Reshape, SlurmRejected
+from .job import JobRecord
+from .schedule import NodeRecord
 
 #: Codes of slurm_errno.h.
 ESLURM_INVALID_PARTITION_NAME = 2000

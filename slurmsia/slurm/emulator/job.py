@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..cluster import Allocation, GpuForm, Job, JobId, JobState, Request
-from .emulator_physics import JobPhysics
+from ...cluster import Allocation, GpuForm, Job, JobId, JobState, Request
+from .physics import JobPhysics
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import NodeState, Snapshot
-from .config import Config
+from ..cluster import NodeState, Snapshot
+from ..config import Config
+from ..plan import Alternative, Target, TargetKind, Verdict
 from .demand import Demand, Row
 from .eligibility import Managed, Queue
-from .plan import Alternative, Target, TargetKind, Verdict
 from .settle import Settled
 
 #: Configurations named beside the chosen one.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..cluster import GpuForm, GpuLimit, JobId, Node, NodeState, Partition, Request, Reservation
-from .emulator_job import JobRecord
+from ...cluster import GpuForm, GpuLimit, JobId, Node, NodeState, Partition, Request, Reservation
+from .job import JobRecord
 
 _FOREVER_S = 365.0 * 86400.0
 #: Seconds a completing job is assumed to need until its GPUs are free.

@@ -11,24 +11,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..cluster import GpuLimit, JobId, JobState, NodeState, Partition, Reservation
-from .client import SlurmRejected
-from .emulator_clock import Clock, RealClock, VirtualClock
-from .emulator_cluster import ClusterSpec, make_cluster, preset
-from .emulator_core import Controller, Latencies, ModifyHook, SubmitHook
-from .emulator_edit import (
-    ESLURM_DISABLED,
-    ESLURM_JOB_NOT_RUNNING,
-    ESLURM_NOT_SUPPORTED,
-    Update,
-    apply_update,
-)
-from .emulator_faults import FaultKind, Faults
-from .emulator_job import JobRecord, RunRecord, Submission, gang
-from .emulator_physics import Exit, FixedWork, JobPhysics, NeverEnding, RunStart
+from ...cluster import GpuLimit, JobId, JobState, NodeState, Partition, Reservation
+from ..client import SlurmRejected
+from .clock import Clock, RealClock, VirtualClock
+from .cluster import ClusterSpec, make_cluster, preset
+from .core import Controller, Latencies, ModifyHook, SubmitHook
+from .edit import ESLURM_DISABLED, ESLURM_JOB_NOT_RUNNING, ESLURM_NOT_SUPPORTED, Update, apply_update
+from .faults import FaultKind, Faults
+from .job import JobRecord, RunRecord, Submission, gang
+from .physics import Exit, FixedWork, JobPhysics, NeverEnding, RunStart
 
 if TYPE_CHECKING:
-    from .emulator_client import EmulatorClient
+    from .client import EmulatorClient
 
 __all__ = [
     "Clock",
@@ -209,7 +203,7 @@ class Emulator(Controller):
 
     def client(self, name: str = "emulator", rate_limit_per_s: float | None = None) -> EmulatorClient:
         """A client of this controller (`SlurmClient`); several may exist at a time."""
-        from .emulator_client import EmulatorClient
+        from .client import EmulatorClient
 
         return EmulatorClient(self, name, rate_limit_per_s)
 

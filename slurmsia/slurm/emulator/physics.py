@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..cluster import Allocation, JobId
-from ..history import Progress, Report, RestartSample
+from ...cluster import Allocation, JobId
+from ...history import Progress, Report, RestartSample
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .cluster import Job, JobId, JobState, Shape, Snapshot
+from ..cluster import Job, JobId, JobState, Shape, Snapshot
+from ..plan import BatchChoice
+from ..standing import Standing
 from .move import Move, MoveKind, Phase
-from .plan import BatchChoice
-from .standing import Standing
 
 #: A begin time further ahead than a lease and this many seconds is the user's own.
 _LEASE_SLACK_S = 60.0

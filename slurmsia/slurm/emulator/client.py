@@ -9,23 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..cluster import Job, JobId, Node, Partition, Reservation, Site, Snapshot
-from ..wouldstart import would_start
-from .client import (
-    Capabilities,
-    EditIgnored,
-    Health,
-    JobsRead,
-    Reshape,
-    SlurmError,
-    SlurmRejected,
-    SlurmUnavailable,
-)
+from ...cluster import Job, JobId, Node, Partition, Reservation, Site, Snapshot
+from ...wouldstart import would_start
+from ..client import Capabilities, EditIgnored, Health, JobsRead, Reshape, SlurmError, SlurmRejected, SlurmUnavailable
+from ..scontrol import checkpoint_signal
+from .clock import RealClock
+from .edit import Update, portable_edit
 from .emulator import Emulator
-from .emulator_clock import RealClock
-from .emulator_edit import Update, portable_edit
-from .emulator_faults import FaultKind
-from .scontrol import checkpoint_signal
+from .faults import FaultKind
 
 _T = TypeVar("_T")
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .declaration import Level
+from ..declaration import Level
+from ..models.goodput import BatchOption, evaluate, keep_or_change
+from ..plan import BatchChoice, Target, TargetKind
 from .demand import Demand, Row
 from .eligibility import Queue
-from .models.goodput import BatchOption, evaluate, keep_or_change
-from .plan import BatchChoice, Target, TargetKind
 from .settle import Settled
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from .cluster import Job, JobId, JobState, Snapshot
-from .config import Config
-from .eligibility import user_begin_s
+from ..cluster import Job, JobId, JobState, Snapshot
+from ..config import Config
+from ..deciding.eligibility import user_begin_s
+from ..standing import Standing
 from .move import Deadlines, Limits, Move, MoveKind, Phase
-from .standing import Standing
 
 
 def limits_of(config: Config) -> Limits:

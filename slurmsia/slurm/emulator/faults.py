@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ..cluster import JobId
+from ...cluster import JobId
 
 
 class FaultKind(str, Enum):

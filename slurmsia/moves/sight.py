@@ -5,9 +5,9 @@ Pure: it compares values and never decides what to do. A job that Slurm does not
 
 from __future__ import annotations
 
-from .cluster import Job, JobState
+from ..cluster import Job, JobState
+from ..reshape import Reshape
 from .move import Event, EventKind, Move, MoveKind
-from .reshape import Reshape
 
 
 def request_is(job: Job, edit: Reshape) -> bool:

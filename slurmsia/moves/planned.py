@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..cluster import Job, JobId, JobState, Shape, Snapshot
+from ..declaration import Declaration, DeclarationError, parse
+from ..plan import Plan, Target, TargetKind
+from ..reshape import Reshape, TypeAtSite, edit_for
+from ..standing import Standing
+from ..wouldstart import StartRules
 from .channel import JobNews
-from .cluster import Job, JobId, JobState, Shape, Snapshot
-from .declaration import Declaration, DeclarationError, parse
 from .move import Limits, Move, MoveKind, Phase
-from .plan import Plan, Target, TargetKind
-from .reshape import Reshape, TypeAtSite, edit_for
-from .standing import Standing
-from .wouldstart import StartRules
 
 _DEFAULT_SIGNAL = "USR1"
 

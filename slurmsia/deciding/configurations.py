@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import Node, NodeState, Shape
-from .declaration import Level
+from ..cluster import Node, NodeState, Shape
+from ..declaration import Level
+from ..models.base import JobModel
+from ..reshape import PerGpu
 from .eligibility import Managed
-from .models.base import JobModel
-from .reshape import PerGpu
 
 MOST_PER_TYPE = 64
 _EVERY_NODE_COUNT_UP_TO = 8

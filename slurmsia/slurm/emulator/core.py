@@ -13,20 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..cluster import Allocation, GpuLimit, Job, JobId, JobState, Node, NodeState, Partition, Reservation, Site
-from ..history import Report
-from .client import NoSuchJob, NotPending
-from .emulator_clock import Clock, VirtualClock
-from .emulator_cluster import ClusterSpec, preset
-from .emulator_edit import (
-    ESLURM_INVALID_JOB_ID,
-    ESLURM_JOB_NOT_PENDING,
-    Update,
-)
-from .emulator_faults import Faults
-from .emulator_job import JobRecord, RunRecord, Submission
-from .emulator_physics import Exit, RunStart
-from .emulator_schedule import NodeRecord, plan_starts
+from ...cluster import Allocation, GpuLimit, Job, JobId, JobState, Node, NodeState, Partition, Reservation, Site
+from ...history import Report
+from ..client import NoSuchJob, NotPending
+from .clock import Clock, VirtualClock
+from .cluster import ClusterSpec, preset
+from .edit import ESLURM_INVALID_JOB_ID, ESLURM_JOB_NOT_PENDING, Update
+from .faults import Faults
+from .job import JobRecord, RunRecord, Submission
+from .physics import Exit, RunStart
+from .schedule import NodeRecord, plan_starts
 
 if TYPE_CHECKING:
     pass
