@@ -192,8 +192,12 @@ def test_a_locale_without_utf8_gets_plain_ascii(address: str) -> None:
 def test_watching_shows_again_until_ctrl_c_and_ends_well(address: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "slurmsia_cli", "jobs", "-o", "%i", "-i", "0.5"],
-        env={**os.environ, "SLURMSIA_API": address}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env={**os.environ, "SLURMSIA_API": address},
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores Ctrl-C, and what the tests start would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     heads = 0
     while heads < 3:
