@@ -18,8 +18,8 @@ from .rows import Flags, Floats, Rows
 from .shares import equal_share_goodput
 from .worth import finished
 
-#: Share of the work done that a job is taken to have left once it has passed its own target.
-_PAST_TARGET = 0.1
+#: Share of the work done that a job is taken to have left once it has passed its own target: as where work is unknown.
+_PAST_TARGET = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class Goodput:
         ahead_s = look_ahead_s(rows, mine.look_ahead_s, mine.lasting)
         saved = saved_s(rows.goodput * bonus * thrift, work, fair, cost, ahead_s)
         spared = np.where(rows.is_current, mine.pay_back * rows.restart_s[:, None], 0.0)
-        first = short_first(work / fair, rows.managed, mine.short_first)
-        patience = waited(rows, mine.patience_s)
+        one_size = of_one_size(rows)
+        first = short_first(work / fair, rows.managed, mine.short_first, one_size)
+        patience = waited(rows, mine.patience_s, one_size)
         weight = first * patience * mine.look_ahead_s / ahead_s
         why = {
             "goodput": rows.goodput / fair[:, None],
@@ -84,15 +85,24 @@ def saved_s(speed: Floats, work: Floats, fair: Floats, cost_s: Floats, ahead_s: 
         return np.where(ends_s < ahead, ahead + (work / fair)[:, None] - ends_s, done)
 
 
-def short_first(left_s: Floats, counted: Flags, exponent: float) -> Floats:
+def of_one_size(rows: Rows) -> Flags:
+    """[jobs] whether a job has one number of GPUs: it cannot shrink for others, only take turns with them."""
+    return np.array([c.min_gpus >= c.max_gpus for c in rows.problem.candidates], dtype=np.bool_)
+
+
+def short_first(left_s: Floats, counted: Flags, exponent: float, one_size: Flags) -> Floats:
     """[jobs] to the power ``exponent``: how many of the ``counted`` jobs have at least as much left, itself included.
 
     With speed-ups K^p the shares that are best for mean completion time (heSRPT, PEVA 2019) follow from weights close
-    to this number to the power p: whoever ends first frees GPUs for all who have more left.
+    to this number to the power p: whoever ends first frees GPUs for all who have more left. A job of one size has
+    p = 1; its weight is scaled so that the job with the least left weighs the same whatever its kind.
     """
     ordered = np.sort(left_s[counted])
-    behind = len(ordered) - np.searchsorted(ordered, left_s, side="left")
-    return np.asarray(np.maximum(behind, 1.0) ** exponent)
+    behind = np.maximum(len(ordered) - np.searchsorted(ordered, left_s, side="left"), 1.0)
+    if exponent == 0:
+        return np.ones_like(behind)
+    power = np.where(one_size, max(exponent, 1.0), exponent)
+    return np.asarray(behind**power * max(len(ordered), 1) ** (exponent - power))
 
 
 def shorter(left_s: Floats, counted: Flags) -> Floats:
@@ -100,10 +110,17 @@ def shorter(left_s: Floats, counted: Flags) -> Floats:
     return np.searchsorted(np.sort(left_s[counted]), left_s, side="left").astype(np.float64)
 
 
-def waited(rows: Rows, patience_s: float) -> Floats:
-    """[jobs] 1 + time without GPUs over ``patience_s``: grows without bound, so every job is served in the end."""
-    waits = np.array([max(c.waited_s, 0.0) if c.current < 0 else 0.0 for c in rows.problem.candidates])
-    return np.asarray(1.0 + waits / patience_s)
+def waited(rows: Rows, patience_s: float, one_size: Flags) -> Floats:
+    """[jobs] 1 + time without GPUs over ``patience_s``: grows without bound, so every job is served in the end.
+
+    A job of one size keeps while it runs what it waited before: else the next to grow impatient would take its place
+    at once, and it theirs.
+    """
+    waits = [
+        c.waited_s if c.current < 0 else (c.age_s - c.run_s if one_size[row] else 0.0)
+        for row, c in enumerate(rows.problem.candidates)
+    ]
+    return np.asarray(1.0 + np.maximum(waits, 0.0) / patience_s)
 
 
 def unsure(rows: Rows) -> Floats:

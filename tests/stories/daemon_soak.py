@@ -270,9 +270,9 @@ class DaemonSoak:
             if record is None:
                 self._break(job_id, "is lost")
                 continue
-            if record.hold not in ("", "launch-failure") and job_id not in self.held:
-                self._break(job_id, f"is held ({record.hold})")
             if record.state is not JobState.ENDED:
+                if record.hold not in ("", "launch-failure") and job_id not in self.held:
+                    self._break(job_id, f"is held ({record.hold})")
                 if everything:
                     self._break(job_id, f"never ended ({record.state.value}, {record.reason})")
                 elif record.state is JobState.PENDING and job_id not in self.held:
