@@ -28,8 +28,10 @@ def finished(
     completed with the shared terms that were switched on.
     """
     options = rows.options
-    named: dict[str, Floats] = dict(why or {})
     jobs = len(rows.models)
+    named: dict[str, Floats] = {
+        name: np.broadcast_to(part, (jobs, part.shape[-1])) for name, part in (why or {}).items()
+    }
     extra = np.zeros((jobs, 1))
     if options.ageing_per_h > 0:
         hours = np.array([max(c.waited_s, 0.0) / 3600.0 for c in rows.problem.candidates])

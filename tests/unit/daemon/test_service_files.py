@@ -24,7 +24,7 @@ def test_every_metric_on_the_dashboard_exists() -> None:
 
 def test_no_metric_is_labelled_by_job_or_user() -> None:
     labels = {name for metric in Metrics().__dict__.values() for name in getattr(metric, "_labelnames", ())}
-    assert labels <= {"outcome", "phase", "kind", "gpu_type", "use", "verdict", "mode"}
+    assert labels <= {"outcome", "phase", "kind", "gpu_type", "use", "verdict", "mode", "where"}
 
 
 def test_the_unit_is_a_notify_service_that_reloads_by_sighup_and_is_watched() -> None:
