@@ -306,6 +306,7 @@ class Reporter:
         looked = written = time.monotonic() - self._period_s
         written += self._period_s
         while True:
+            closing = self._closing  # looked at first: what was reported before closing is written below
             now = time.monotonic()
             if now - looked >= self._look_s:
                 self._look()
@@ -315,7 +316,7 @@ class Reporter:
                 self._write_all(due)
                 if due:
                     written = now
-            if self._closing:
+            if closing:
                 return
             self._wake.wait(max(min(self._look_s, self._period_s, 1.0), 0.01))
             self._wake.clear()

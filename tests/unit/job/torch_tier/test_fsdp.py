@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
+from torch_ranks import leave
 
 from slurmsia.job import Reporter
 from slurmsia.job.directive import Directive
@@ -90,7 +91,7 @@ def train(rank: int, size: int, port: int, restart: int, stop_at: int | None, ki
         whole, _ = states.collect(model, optimizer)
         if rank == 0:
             torch.save(whole, f"{folder}/final.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def run_sequence(folder: Path, sizes: list[int], kind: str) -> Any:
@@ -100,7 +101,9 @@ def run_sequence(folder: Path, sizes: list[int], kind: str) -> Any:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         stop_at = None if restart == len(sizes) - 1 else (restart + 1) * STEPS // len(sizes)
-        mp.start_processes(train, (size, port, restart, stop_at, kind, str(folder)), size, start_method="fork")
+        mp.start_processes(
+            train, (size, port, restart, stop_at, kind, str(folder)), size, start_method="fork", daemon=True
+        )
     seen = Counter(int(line) for path in folder.glob("ids.*") for line in path.read_text().split())
     assert seen == Counter(dict.fromkeys(range(LENGTH), EPOCHS))
     return torch.load(folder / "final.pt")
@@ -123,11 +126,11 @@ def refuse_scaler(rank: int, port: int) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="takes no scaler"):
         Elastic(model, optimizer, Points(), batch=4, epochs=1, checkpoint="c", scaler=torch.amp.GradScaler("cpu"))
-    dist.destroy_process_group()
+    leave()
 
 
 def test_a_sharded_model_with_an_amp_scaler_is_refused_in_one_sentence() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(refuse_scaler, (port,), 1, start_method="fork")
+    mp.start_processes(refuse_scaler, (port,), 1, start_method="fork", daemon=True)

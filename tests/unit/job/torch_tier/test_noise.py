@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch_ranks import leave
 
 from slurmsia.job.torch.noise import GradientNoise, moments
 
@@ -128,7 +129,7 @@ def replica(rank: int, world: int, port: int, parts: int, queue: Any) -> None:
     found = {kind: measure(kind, world, rank, parts, 32) for kind in ("sgd", "adam")}
     if rank == 0:
         queue.put(found)
-    dist.destroy_process_group()
+    leave(queue if rank == 0 else None)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -137,7 +138,7 @@ def test_replicas_with_and_without_accumulation(parts: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     queue = mp.get_context("fork").Queue()
-    context = mp.start_processes(replica, (3, port, parts, queue), 3, join=False, start_method="fork")
+    context = mp.start_processes(replica, (3, port, parts, queue), 3, join=False, start_method="fork", daemon=True)
     found = queue.get(timeout=100)
     while not context.join():
         pass

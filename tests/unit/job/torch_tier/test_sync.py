@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch_ranks import leave
 
 from slurmsia.job import Reporter
 from slurmsia.job.torch import Elastic
@@ -62,7 +63,7 @@ def late_rank(rank: int, port: int, folder: str, queue: Any) -> None:
     if rank == 0:
         queue.put(sync.take_s())
         assert sync.take_s() == 0.0
-    dist.destroy_process_group()
+    leave()
 
 
 def test_a_rank_that_has_its_gradients_early_reports_the_time_it_waits_for_a_late_one(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def on_two_ranks(what: Any, folder: str) -> Any:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     queue = mp.get_context("fork").SimpleQueue()
-    context = mp.start_processes(what, (port, folder, queue), 2, join=False, start_method="fork")
+    context = mp.start_processes(what, (port, folder, queue), 2, join=False, start_method="fork", daemon=True)
     while not context.join():
         pass
     return queue.get()
@@ -97,7 +98,7 @@ def trained(rank: int, port: int, folder: str, queue: Any) -> None:
     if rank == 0:
         lines = Path(folder, "reports", f"7.0.{os.getuid()}.jsonl").read_text().splitlines()
         queue.put([entry for line in lines for entry in json.loads(line).get("steps", [])])
-    dist.destroy_process_group()
+    leave()
 
 
 def test_the_reports_of_a_training_on_two_ranks_carry_the_waiting_time_of_its_steps(tmp_path: Path) -> None:
