@@ -13,41 +13,13 @@ from typing import TYPE_CHECKING
 
 from ...cluster import GpuLimit, JobId, JobState, NodeState, Partition, Reservation
 from ..client import SlurmRejected
-from .clock import Clock, RealClock, VirtualClock
-from .cluster import ClusterSpec, make_cluster, preset
-from .core import Controller, Latencies, ModifyHook, SubmitHook
+from .core import Controller, SubmitHook
 from .edit import ESLURM_DISABLED, ESLURM_JOB_NOT_RUNNING, ESLURM_NOT_SUPPORTED, Update, apply_update
-from .faults import FaultKind, Faults
-from .job import JobRecord, RunRecord, Submission, gang
-from .physics import Exit, FixedWork, JobPhysics, NeverEnding, RunStart
+from .job import JobRecord, Submission
+from .physics import JobPhysics, NeverEnding
 
 if TYPE_CHECKING:
     from .client import EmulatorClient
-
-__all__ = [
-    "Clock",
-    "ClusterSpec",
-    "Emulator",
-    "Exit",
-    "FaultKind",
-    "Faults",
-    "FixedWork",
-    "JobPhysics",
-    "Latencies",
-    "ModifyHook",
-    "NeverEnding",
-    "RealClock",
-    "RunRecord",
-    "RunStart",
-    "Submission",
-    "SubmitHook",
-    "Update",
-    "VirtualClock",
-    "gang",
-    "lease_at_submit",
-    "make_cluster",
-    "preset",
-]
 
 
 def lease_at_submit(heartbeat_s: Callable[[], float | None], lease_s: float, fresh_s: float = 180.0) -> SubmitHook:
