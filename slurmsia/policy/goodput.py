@@ -18,9 +18,6 @@ from .rows import Flags, Floats, Rows
 from .shares import equal_share_goodput
 from .worth import finished
 
-#: Share of the work done that a job is taken to have left once it has passed its own target: as where work is unknown.
-_PAST_TARGET = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
@@ -61,9 +58,9 @@ class Goodput:
 
 
 def work_left(rows: Rows) -> Floats:
-    """[jobs] samples left. A job that is past its target was wrong about it: a share of what it did is left."""
+    """[jobs] samples left. A job past its own target was wrong about it: as much as it did is left, as if unknown."""
     left = rows.remaining_work
-    return np.where(left > 0, left, _PAST_TARGET * rows.done_work)
+    return np.where(left > 0, left, rows.done_work)
 
 
 def look_ahead_s(rows: Rows, least_s: float, lasting: float) -> Floats:

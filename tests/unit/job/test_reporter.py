@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -321,3 +322,25 @@ def test_many_threads_lose_no_step(spool: Path) -> None:
             thread.join()
     assert sum(entry["n"] for line in lines(spool) for entry in line.get("steps", [])) == 2000
     assert job.samples == 2000 * 16
+
+
+def test_a_job_that_closes_while_its_reporter_looks_for_events_still_reports_its_end(spool: Path) -> None:
+    job = Reporter(spool=str(spool), period_s=60.0, look_s=0.01)
+
+    class ClosedInBetween(deque[Any]):
+        """The looking thread finds nothing, and the job closes before it looks whether the job has closed."""
+
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            if not found and not job._closing:
+                self.append(("end", {"t": 1.0}))
+                job._closing = True
+            return found
+
+    job.start()
+    eventually(lambda: not len(job._events))
+    job._events = ClosedInBetween()
+    job._wake.set()
+    assert job._thread is not None
+    job._thread.join(10)
+    assert [line["ev"] for line in lines(spool)] == ["start", "end"]

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from policy_rounds import chosen, problem, terms
 
+from slurmsia.config.policy import PolicySection
 from slurmsia.models.base import JobModel, RestartCost
 from slurmsia.policy.base import Candidate
+from slurmsia.policy.goodput import work_left
+from slurmsia.policy.rows import Rows
 
 #: Only seconds saved: every other term is switched off.
 BARE = {"pay_back": 0, "lasting": 0, "short_first": 0, "explore": 0, "gpu_price": 0}
@@ -100,3 +103,22 @@ def test_a_job_past_its_target_is_not_taken_to_be_done():
     past = {"j0": JobModel("j0", restart=RestartCost(30.0), work_done=1e6, work_remaining=0.0)}
     said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=past), goodput=BARE)
     assert said.value[0] == pytest.approx([150.0, 300.0, 300.0, 600.0])
+
+
+def test_a_job_past_its_target_is_taken_to_have_as_much_left_as_it_did():
+    past = {"j0": JobModel("j0", restart=RestartCost(30.0), work_done=1e6, work_remaining=0.0)}
+    assert work_left(Rows(problem([[10.0, 20.0, 20.0, 40.0]], models=past), PolicySection())).tolist() == [1e6]
+
+
+def test_the_rank_of_a_job_of_one_size_counts_in_full_on_the_scale_of_the_others():
+    one_size = [Candidate(f"j{i}", min_gpus=2, max_gpus=2) for i in range(3)]
+    round_ = problem([[0.0, 20.0, 0.0, 20.0]] * 3, one_size, models=with_work(3e9, 1e9, 2e9))
+    said = terms("goodput", round_, goodput={**BARE, "short_first": 0.5})
+    assert said.why["short-first"][:, 0] == pytest.approx([1 / 3**0.5, 3 / 3**0.5, 2 / 3**0.5])
+
+
+def test_a_job_of_one_size_keeps_while_it_runs_what_it_waited_and_an_elastic_one_does_not():
+    rigid = Candidate("j0", current=0, age_s=9000.0, run_s=1800.0)
+    elastic = Candidate("j1", current=0, age_s=9000.0, run_s=1800.0, max_gpus=2)
+    said = terms("goodput", problem([[10.0, 20.0, 0.0, 0.0]] * 2, [rigid, elastic]), goodput=BARE)
+    assert said.why["waited"][:, 0] == pytest.approx([3.0, 1.0])
