@@ -170,15 +170,23 @@ def _attacked(reports: Path, uid: int, hostile: bool) -> Iterator[None]:
         yield
         return
     name = reports / f"900013.0.{uid}.jsonl"
+    swapping, swaps = os.pipe()
     child = os.fork()
     if child == 0:
         link, plain = Path(f"{name}.link"), Path(f"{name}.plain")
+        told = False
         while True:
             with suppress(OSError):
+                link.unlink(missing_ok=True)  # the last attacker may have been killed before it renamed its own
                 link.symlink_to("/etc/passwd")
                 os.rename(link, name)
+                if not told:
+                    told = os.write(swaps, b".") == 1
                 plain.write_bytes(_line(900013, 0))
                 os.rename(plain, name)
+    os.close(swaps)
+    os.read(swapping, 1)
+    os.close(swapping)
     try:
         yield
     finally:

@@ -228,11 +228,17 @@ class LiveLab:
         if fail:
             file.touch()
             return
+        failed = file.exists()
         file.unlink(missing_ok=True)
-        for node in self.client.nodes():
-            if node.state is NodeState.DRAINED:
-                words = ["scontrol", "update", f"NodeName={node.name}", "State=RESUME"]
-                subprocess.run(words, check=True, capture_output=True)
+        # slurmd tells of the failed launch first, which holds the job, and only then has its node drained
+        end = time.monotonic() + (20.0 if failed else 0.0)
+        while not (drained := [node.name for node in self.client.nodes() if node.state is NodeState.DRAINED]):
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.2)
+        for name in drained:
+            words = ["scontrol", "update", f"NodeName={name}", "State=RESUME"]
+            subprocess.run(words, check=True, capture_output=True)
 
     def clean(self) -> None:
         REWRITES.unlink(missing_ok=True)
