@@ -23,6 +23,7 @@ from slurmsia.models.base import JobModel
 from slurmsia.models.estimator import Estimator
 from slurmsia.models.goodput import GoodputTable
 from slurmsia.moves.act import Actor, Fenced, Tick
+from slurmsia.moves.move import Move
 from slurmsia.moves.standings import StandingBook
 from slurmsia.plan import Plan, TargetKind
 from slurmsia.round import decide
@@ -95,6 +96,7 @@ class Cycle:
         self._snapshot: Snapshot | None = None
         self.mishaps = Mishaps(parts.metrics, parts.client.now_s)
         self._learner = Learner(self.mishaps)
+        parts.actor.on_mishap = self._move_mishap
         self.seen: frozenset[tuple[JobId, str]] = frozenset()
         self.pressure = 0.0
 
@@ -293,15 +295,8 @@ class Cycle:
             self.intake.between(parts.actor.flights, parts.actor.seen)
             done = parts.actor.tick()
             for move in done.finished:
-                parts.book.landed(move, parts.client.now_s())
-                parts.metrics.moves.labels(move.kind.value, move.phase.value).inc()
-                took_s = max(0.0, parts.client.now_s() - move.planned_s)
-                parts.metrics.move_seconds.labels(move.kind.value).observe(took_s)
-                said = f": {move.outcome}" if move.outcome else ""
-                _log.info(
-                    "job %s: %s to %s is %s after %.1f s%s", move.job_id, move.kind.value, move.target,
-                    move.phase.value, took_s, said, extra={"cause": move.cause, "job": move.job_id},
-                )  # fmt: skip
+                with self.mishaps.survived("tick"):
+                    self._landed(move)
             if done.finished:
                 parts.store.save_standing(parts.book.take_changed().values(), parts.client.now_s())
         except StoreFenced as error:
@@ -313,6 +308,22 @@ class Cycle:
             _log.warning(sentence)
         parts.metrics.in_flight.set(len(parts.actor.flights))
         return done
+
+    def _landed(self, move: Move) -> None:
+        """Remember, count and tell one finished move."""
+        parts = self.parts
+        parts.book.landed(move, parts.client.now_s())
+        parts.metrics.moves.labels(move.kind.value, move.phase.value).inc()
+        took_s = max(0.0, parts.client.now_s() - move.planned_s)
+        parts.metrics.move_seconds.labels(move.kind.value).observe(took_s)
+        said = f": {move.outcome}" if move.outcome else ""
+        _log.info(
+            "job %s: %s to %s is %s after %.1f s%s", move.job_id, move.kind.value, move.target,
+            move.phase.value, took_s, said, extra={"cause": move.cause, "job": move.job_id},
+        )  # fmt: skip
+
+    def _move_mishap(self, job_id: JobId, error: Exception) -> None:
+        self.mishaps.note("tick", error, about=f"the move of job {job_id}")
 
     def queue_changed(self) -> bool:
         """Whether a job with GPUs arrived or ended since the last round: one bulk read. Unknown = no."""

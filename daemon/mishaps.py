@@ -33,11 +33,14 @@ class Mishaps:
         self._logged: dict[tuple[str, str], float] = {}
         self._shown: dict[str, tuple[float, str]] = {}
 
-    def note(self, where: str, error: Exception) -> str:
-        """Count and log one mistake; returns the sentence for the operator. ``where``: observe, learn, tick, ..."""
+    def note(self, where: str, error: Exception, about: str = "") -> str:
+        """Count and log one mistake; returns the sentence for the operator. ``where``: observe, learn, tick, ...
+
+        ``about``: the one thing that it concerns ("the move of job 5").
+        """
         self._metrics.mishaps.labels(where).inc()
         what = f"{type(error).__name__}: {error}"[:200]
-        sentence = f"a mistake of slurmsia's own in {where} ({what})"
+        sentence = f"a mistake of slurmsia's own in {where}{f', over {about}' if about else ''} ({what})"
         now = self._clock()
         last = self._logged.get((where, what))
         if last is None or now - last >= _SAY_EVERY_S:

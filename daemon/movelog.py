@@ -9,13 +9,17 @@ from collections.abc import Sequence
 
 from slurmsia.moves import act
 from slurmsia.moves.move import Move
-from slurmsia.store import Fenced, MoveEvent, MoveRecord, Store, codec
+from slurmsia.store import Fenced, MoveEvent, MoveRecord, Store, StoreError, codec
+
+
+class StoreLogAway(act.LogAway, StoreError):
+    """The store that keeps the log of moves is away."""
 
 
 class StoreMoveLog:
     """`slurmsia.moves.act.MoveLog` over the store.
 
-    Raises `StoreError` when the store is away: then nothing may be done.
+    Raises `StoreLogAway` when the store is away: then nothing may be done.
     """
 
     def __init__(self, store: Store, round_id: int | None = None) -> None:
@@ -58,6 +62,8 @@ class StoreMoveLog:
             )
         except Fenced as error:
             raise act.Fenced(str(error)) from error
+        except StoreError as error:
+            raise StoreLogAway(str(error)) from error
         if move.phase.final:
             self._written.pop(move.cause, None)
         else:

@@ -6,7 +6,8 @@ reads the queue once and derives everything again from it. It holds and cancels 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -36,11 +37,18 @@ class Fenced(Exception):
     """A newer leader exists: stop acting at once."""
 
 
+class LogAway(Exception):
+    """The log of moves cannot be written or read now: nothing may be done, for any job."""
+
+
 class MoveLog(Protocol):
     """The write-ahead log of moves. `save` returns only when the move is durable."""
 
     def save(self, move: Move) -> None:
-        """Remember the move in its present phase, final phases too. Raises `Fenced` when a newer leader exists."""
+        """Remember the move in its present phase, final phases too.
+
+        Raises `Fenced` when a newer leader exists, `LogAway` when nothing can be remembered now.
+        """
         ...
 
     def unfinished(self) -> Sequence[Move]:
@@ -127,6 +135,9 @@ class Actor:
     flights: dict[JobId, Move] = field(default_factory=dict)
     leased: dict[JobId, float] = field(default_factory=dict)
     """Begin times that we wrote and that are still ours."""
+    on_mishap: Callable[[JobId, Exception], None] | None = None
+    """Told of a mistake of our own over one move: it waits for the next tick, and the other moves go on. Without a
+    listener such a mistake is raised, as the simulator and tests want it."""
     seen: Mapping[JobId, Job] = field(default_factory=dict)
     """Jobs in flight as the last tick read them."""
     _nodes: Sequence[Node] = ()
@@ -231,7 +242,8 @@ class Actor:
                 continue
             calls += writes
             steps += 1
-            self._carry_out(one, errors)
+            with self._alone(one.move.job_id):
+                self._carry_out(one, errors)
         self._land()
         return Tick(steps, calls, self._hand_out(), tuple(errors))
 
@@ -253,47 +265,66 @@ class Actor:
         return tuple(finished)
 
     def _due_steps(self, now_s: float, mine: Mapping[JobId, Job], jobs: Iterable[Job]) -> list[_Pending]:
-        heard = {job_id: self.channel.news(job_id) for job_id in self.flights}
-        saved = {job_id: _checkpointed(move, heard[job_id]) for job_id, move in self.flights.items()}
-        leaving = [
-            job_id
-            for job_id, move in self.flights.items()
-            if job_id in mine and leaves_soon(move, mine[job_id], saved[job_id])
-        ]
+        heard: dict[JobId, JobNews | None] = {}
+        saved: dict[JobId, bool] = {}
+        leaving: list[JobId] = []
+        for job_id, move in list(self.flights.items()):
+            with self._alone(job_id):
+                heard[job_id] = self.channel.news(job_id)
+                saved[job_id] = _checkpointed(move, heard[job_id])
+                if job_id in mine and leaves_soon(move, mine[job_id], saved[job_id]):
+                    leaving.append(job_id)
         room: Room | None = None
         saving_bytes = sum(
             move.checkpoint_bytes
             for job_id, move in self.flights.items()
-            if move.phase is Phase.WARNED and not saved[job_id]
+            if move.phase is Phase.WARNED and not saved.get(job_id)
         )
         due: list[_Pending] = []
         for move in sorted(self.flights.values(), key=_claims_first):
+            if move.job_id not in saved:
+                continue
             job = mine.get(move.job_id)
-            fits = True
-            if _needs_room(move) and not (
+            asks = _needs_room(move) and not (
                 move.phase is Phase.EDITED and job is not None and job.state is JobState.RUNNING
-            ):
-                room = room or Room(self._nodes, jobs, leaving)
-                fits = room.ask(move)
-            if move.phase is Phase.PLANNED and move.warns:
-                if saving_bytes and saving_bytes + move.checkpoint_bytes > self.limits.checkpoint_bytes_in_flight:
-                    continue
-                saving_bytes += move.checkpoint_bytes
-            news = heard[move.job_id]
-            event = derive(
-                move,
-                job,
-                now_s,
-                room=fits,
-                checkpointed=saved[move.job_id],
-                reported_samples=_first_samples(job, news),
             )
-            after, actions = step(move, event, self.limits)
-            if after.phase is Phase.REQUEUED and move.phase is not Phase.REQUEUED and news is not None:
-                after = replace(after, checkpoint_samples=news.checkpoint_samples or after.checkpoint_samples)
-            if after is not move or actions:
-                due.append(_Pending(move, after, actions))
+            if asks and room is None:
+                room = Room(self._nodes, jobs, leaving)
+            with self._alone(move.job_id):
+                fits = room.ask(move) if asks and room is not None else True
+                if move.phase is Phase.PLANNED and move.warns:
+                    if saving_bytes and saving_bytes + move.checkpoint_bytes > self.limits.checkpoint_bytes_in_flight:
+                        continue
+                    saving_bytes += move.checkpoint_bytes
+                news = heard[move.job_id]
+                event = derive(
+                    move,
+                    job,
+                    now_s,
+                    room=fits,
+                    checkpointed=saved[move.job_id],
+                    reported_samples=_first_samples(job, news),
+                )
+                after, actions = step(move, event, self.limits)
+                if after.phase is Phase.REQUEUED and move.phase is not Phase.REQUEUED and news is not None:
+                    after = replace(after, checkpoint_samples=news.checkpoint_samples or after.checkpoint_samples)
+                if after is not move or actions:
+                    due.append(_Pending(move, after, actions))
         return due
+
+    @contextmanager
+    def _alone(self, job_id: JobId) -> Iterator[None]:
+        """A mistake of ours over one job's move costs that move this tick, and no other."""
+        try:
+            yield
+        except (Fenced, LogAway):
+            raise
+        except Exception as error:
+            if self.on_mishap is None:
+                raise
+            if job_id in self.flights:  # as after a crash: a call may or may not have been made
+                self.flights[job_id] = replace(self.flights[job_id], unsure=True)
+            self.on_mishap(job_id, error)
 
     def _carry_out(self, one: _Pending, errors: list[str]) -> None:
         """Write the intent, then make the calls; what Slurm says at once goes through the table as well."""

@@ -13,7 +13,9 @@ from slurmsia_daemon.control import Wish
 from slurmsia_daemon.upkeep import Pruner
 
 from slurmsia.config.store import StoreSection
+from slurmsia.moves import act
 from slurmsia.moves.act import Actor
+from slurmsia.moves.move import Phase
 from slurmsia.slurm.emulator import FixedWork
 from slurmsia.slurm.emulator.client import EmulatorClient
 from slurmsia.store import Store
@@ -104,6 +106,56 @@ def test_a_mistake_between_rounds_leaves_moves_to_the_next_tick(
     monkeypatch.undo()
     scene.play(30)
     assert scene.job(job_id).allocation is not None
+
+
+@pytest.mark.parametrize("where", ["reading", "deciding", "writing", "calling"])
+def test_a_mistake_over_one_move_costs_no_other_move(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    scene = stage()
+    scene.lease_new_jobs()
+    scene.play(5)
+    odd = scene.submit(gpus=1, physics=FixedWork(6000.0))
+    others = [scene.submit(gpus=1, physics=FixedWork(6000.0)) for _ in range(3)]
+
+    def wrong_for_odd(real: Callable[..., Any], job_of: Callable[..., str]) -> Callable[..., Any]:
+        return lambda *args: _mistake() if job_of(*args) == odd else real(*args)
+
+    daemon = scene.daemon
+    if where == "reading":
+        monkeypatch.setattr(act, "_checkpointed", wrong_for_odd(act._checkpointed, lambda move, _: str(move.job_id)))
+    elif where == "deciding":
+        monkeypatch.setattr(act, "step", wrong_for_odd(act.step, lambda move, *_: str(move.job_id)))
+    elif where == "writing":
+        never = wrong_for_odd(daemon.log.save, lambda move: str(move.job_id) if move.phase is Phase.EDITED else "")
+        monkeypatch.setattr(daemon.log, "save", never)
+    else:
+        monkeypatch.setattr(daemon.client, "reshape", wrong_for_odd(daemon.client.reshape, lambda job_id, _: job_id))
+    with caplog.at_level(logging.ERROR):
+        scene.play(100)
+    assert all(scene.job(job_id).allocation is not None for job_id in others)
+    assert scene.job(odd).allocation is None
+    assert daemon.metric("slurmsia_internal_errors_total", where="tick") > 5
+    assert any(f"in tick, over the move of job {odd}" in said for said in daemon.state.warnings)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    monkeypatch.undo()
+    scene.play(60)
+    assert scene.job(odd).allocation is not None
+    assert not daemon.actor.flights
+
+
+def test_without_a_listener_a_mistake_over_one_move_is_raised(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage()
+    scene.lease_new_jobs()
+    scene.play(5)
+    scene.submit(gpus=1, physics=FixedWork(6000.0))
+    scene.daemon.actor.on_mishap = None
+    monkeypatch.setattr(act, "step", _mistake)
+    scene.play(65)
+    with pytest.raises(KeyError):
+        scene.daemon.actor.tick()
 
 
 def test_a_daemon_whose_every_tick_fails_keeps_no_job_beyond_its_lease(
