@@ -84,7 +84,7 @@ def learn(
     return RestartCost(mean_s=mean, std_s=math.sqrt(variance), source=source)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _recent(samples: tuple[RestartSample, ...]) -> dict[str, list[float]]:
     """Usable seconds of each part, newest first; samples of similar jobs serve all of them."""
     found = {}

@@ -62,3 +62,16 @@ def test_nothing_of_a_job_that_slurm_has_forgotten_stays_in_the_daemon(stage: Ma
     scene.daemon.client.writes.clear()
     gc.collect()
     assert _remembered(scene.daemon.loop, set(jobs), (Stage, Emulator, Database)) == {}
+
+
+def test_rounds_make_the_same_statements_over_and_over(stage: MakeStage) -> None:
+    """SQLAlchemy keeps hundreds of compiled statements: one that is new in every round costs megabytes in hours."""
+    scene = stage()
+    scene.submit(gpus=1, physics=FixedWork(50_000.0))
+    compiled = scene.daemon.store.db.engine._compiled_cache
+    assert compiled is not None
+    scene.play(900)
+    before, rounds = len(compiled), scene.daemon.state.rounds
+    scene.play(1200)
+    assert scene.daemon.state.rounds >= rounds + 15
+    assert len(compiled) <= before + 3
