@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from slurmsia.cluster import JobId
+from slurmsia.models.base import JobModel
 from slurmsia.plan import Plan
 from slurmsia.store import JobRecord, RoundHead, Store, StoreError
 
 from .callers import Caller
 from .problems import Problem
-from .rows import head_row, move_row, run_row, shape_row, span_row
+from .rows import head_row, known_rate, move_row, run_row, shape_row, span_row
 from .state import View
 
 Json = dict[str, Any]
@@ -73,7 +75,9 @@ class Records:
         owners = {job.id: job.user_id for job in found.snapshot.jobs}
         return {
             "round": head_row(found.head),
-            "decisions": _decisions(found.plan, lambda job_id: view.sees(caller, owners.get(job_id, -1))),
+            "decisions": _decisions(
+                found.plan, found.models, lambda job_id: view.sees(caller, owners.get(job_id, -1))
+            ),
         }
 
     def past_of(self, job_id: str) -> Json:
@@ -136,7 +140,7 @@ def _moves(store: Store, record: JobRecord) -> list[Json]:
     return [move_row(move) for move in store.moves_of(record.job_id) if move.created_s >= record.first_submit_s - 1.0]
 
 
-def _decisions(plan: Plan, seen: Any) -> list[Json]:
+def _decisions(plan: Plan, models: Mapping[JobId, JobModel], seen: Any) -> list[Json]:
     sentences = {verdict.job_id: verdict.sentence for verdict in plan.verdicts}
     return [
         {
@@ -144,8 +148,8 @@ def _decisions(plan: Plan, seen: Any) -> list[Json]:
             "kind": target.kind.value,
             "target": shape_row(target.shape),
             "nodes": [[name, gpus] for name, gpus in target.gpus_by_node],
-            "current_goodput": target.current_goodput,
-            "expected_goodput": target.expected_goodput,
+            "current_goodput": known_rate(models, target.job_id, target.current_goodput),
+            "expected_goodput": known_rate(models, target.job_id, target.expected_goodput),
             "sentence": sentences.get(target.job_id, ""),
         }
         for target in plan.targets

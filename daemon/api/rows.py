@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from slurmsia.cluster import Job, Shape
+from slurmsia.cluster import Job, JobId, Shape
+from slurmsia.models.base import JobModel
 from slurmsia.moves.move import Move
 from slurmsia.plan import Target, TargetKind
 from slurmsia.store import MoveRecord, RoundHead, RunRecord, VerdictSpan
@@ -19,10 +21,16 @@ def shape_row(shape: Shape | None) -> dict[str, Any] | None:
     return {"gpu_type": shape.gpu_type, "nodes": shape.nodes, "gpus": shape.gpus, "text": str(shape)}
 
 
+def known_rate(models: Mapping[JobId, JobModel], job_id: JobId, goodput: float) -> float:
+    """Samples/s; 0 for a job of which nothing was measured yet: its model then only assumes a speed."""
+    model = models.get(job_id)
+    return goodput if model is None or model.known else 0.0
+
+
 def job_row(view: View, job: Job, names: Names) -> dict[str, Any]:
     """The row of a job in lists."""
     target, verdict, standing = view.targets.get(job.id), view.verdicts.get(job.id), view.state.standings.get(job.id)
-    held = job.allocation
+    held, models = job.allocation, view.state.models
     move = view.flights.get(job.id)
     return {
         "job_id": job.id,
@@ -43,8 +51,8 @@ def job_row(view: View, job: Job, names: Names) -> dict[str, Any]:
         "kind": target.kind.value if target is not None else "leave",
         "verdict": verdict.code if verdict is not None else "",
         "sentence": verdict.sentence if verdict is not None else "",
-        "goodput": target.current_goodput if target is not None and held is not None else 0.0,
-        "expected_goodput": target.expected_goodput if target is not None else 0.0,
+        "goodput": known_rate(models, job.id, target.current_goodput) if target is not None and held else 0.0,
+        "expected_goodput": known_rate(models, job.id, target.expected_goodput) if target is not None else 0.0,
         "submit_s": standing.first_submit_s if standing is not None else job.submit_s,
         "start_s": job.start_s if held is not None else None,
         "priority": job.priority,
@@ -61,8 +69,8 @@ def target_row(view: View, target: Target) -> dict[str, Any]:
         "kind": target.kind.value,
         "target": shape_row(target.shape),
         "nodes": [[name, gpus] for name, gpus in target.gpus_by_node],
-        "current_goodput": target.current_goodput,
-        "expected_goodput": target.expected_goodput,
+        "current_goodput": known_rate(view.state.models, target.job_id, target.current_goodput),
+        "expected_goodput": known_rate(view.state.models, target.job_id, target.expected_goodput),
         "sentence": verdict.sentence if verdict is not None else "",
     }
 

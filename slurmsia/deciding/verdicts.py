@@ -21,6 +21,8 @@ from .settle import Settled
 _ALTERNATIVES = 3
 #: Values closer than this are a tie.
 _TIE = 1e-9
+#: Instead of a rate, where nothing at all was measured: models then assume one step a second, which says nothing.
+_NOT_YET = "speed not yet known"
 #: A wait that counts a starting job so many times is named as the reason.
 _LONG_WAIT = 1.5
 
@@ -82,6 +84,7 @@ class _Speech:
         self.parts = parts
         self.moved = row.job.id in settled.moved
         self.promised = row.job.id in demand.behind_promises
+        self.known = row.model.known
 
     def verdict(self, best: list[int], again_s: float) -> Verdict:
         code, sentence, term, would_change = self._said()
@@ -109,10 +112,10 @@ class _Speech:
             )
         if kind is TargetKind.KEEP:
             why = f" (wanted {self.shapes[self.asked]}: {self.dropped})" if self._lost() else ""
-            return "keeps", f"keeps {target.shape} at {_rate(target.expected_goodput)}{why}", *self._why_kept()
+            return "keeps", f"keeps {target.shape} at {self._rate(target.expected_goodput)}{why}", *self._why_kept()
         if kind is TargetKind.START:
             why = f" (wanted {self.shapes[self.asked]}: {self.dropped})" if self._lost() else ""
-            expected = f"expected goodput {_rate(target.expected_goodput)}"
+            expected = f"expected goodput {_number(target.expected_goodput)} samples/s" if self.known else _NOT_YET
             term = "goodput"
             if "waited" in self.parts and self.parts["waited"][0] >= _LONG_WAIT:
                 expected += f"; its wait counts it {self.parts['waited'][0]:.1f} times"
@@ -140,7 +143,7 @@ class _Speech:
             if not np.isfinite(self.value[self.row.current]):
                 return "budget-spent", f"gives up {held}: its own limits leave no configuration", "budget", ""
             reason, term = self._behind("worth more to others")
-            return "gives-way", f"gives up {held} at {_rate(target.current_goodput)}: {reason}", term, ""
+            return "gives-way", f"gives up {held} at {self._rate(target.current_goodput)}: {reason}", term, ""
         return self._moves()
 
     def _behind(self, otherwise: str) -> tuple[str, str]:
@@ -162,7 +165,7 @@ class _Speech:
             )
             return "moves", sentence, "placement", ""
         verb = "resizes" if target.kind is TargetKind.RESIZE else "moves"
-        rates = f"goodput {_number(now)} -> {_number(then)} samples/s"
+        rates = f"goodput {_number(now)} -> {_number(then)} samples/s" if self.known else self._assumed(now, then)
         if then > now * (1 + _TIE):
             back_s = cost_s * now / (then - now)
             effect = f"pays back the {cost_s:.0f} s restart in {_duration(back_s)}"
@@ -217,8 +220,16 @@ class _Speech:
                 why = "the gain does not earn its restart"
             else:
                 why = "worth less"
-            named.append(Alternative(self.shapes[column], float(self.goodput[column]), why))
+            goodput = float(self.goodput[column]) if self.known else 0.0
+            named.append(Alternative(self.shapes[column], goodput, why))
         return tuple(named)
+
+    def _rate(self, goodput: float) -> str:
+        return f"{_number(goodput)} samples/s" if self.known else f"a {_NOT_YET}"
+
+    def _assumed(self, now: float, then: float) -> str:
+        """Of a job that was never measured only the ratio means anything: more GPUs, or a type faster for others."""
+        return f"{_NOT_YET}, by assumption {_number(then / now)} times as fast," if now > 0 else f"{_NOT_YET},"
 
     def _lost(self) -> bool:
         return bool(self.dropped) and self.asked >= 0 and self.asked != self.column
@@ -250,10 +261,6 @@ def round_sentence(
     done = ", ".join(words) or "nothing to decide"
     sure = f", gap {gap:.1e}" if stage in ("core", "greedy", "previous") and gap > 0 else ""
     return f"{jobs}: {done}; {used} of {gpus} GPUs; {policy} ({stage}{sure})."
-
-
-def _rate(goodput: float) -> str:
-    return f"{_number(goodput)} samples/s"
 
 
 def _number(value: float) -> str:

@@ -9,10 +9,12 @@ import httpx
 import jsonschema
 import pytest
 from slurmsia_daemon.api.app import Api
+from slurmsia_daemon.api.rows import known_rate
 from slurmsia_daemon.api.stage import Stage
 from slurmsia_daemon.posted_reports import BothSpools
 
 from slurmsia.job.names import report_name
+from slurmsia.models.base import JobModel
 
 READS = ("status", "jobs", "gpus", "plan?all=true", "rounds", "history", "models", "policy", "healthz")
 
@@ -53,6 +55,13 @@ def test_a_job_has_a_curve_for_each_type_with_its_uncertainty(client: httpx.Clie
         assert all(point["low"] < point["goodput"] < point["high"] for point in curve["points"])
         gpus = [point["gpus"] for point in curve["points"]]
         assert gpus == sorted(set(gpus))
+
+
+def test_a_speed_that_is_only_assumed_is_not_told_as_a_rate(client: httpx.Client) -> None:
+    assert known_rate({"1": JobModel("1")}, "1", 65536.0) == 0.0
+    assert known_rate({"1": JobModel("1", known=True)}, "1", 250.0) == 250.0
+    for row in client.get("/v1/plan?all=true").json()["decisions"]:
+        assert not row["expected_goodput"] or "speed not yet known" not in row["sentence"]
 
 
 def test_why_names_the_sentence_and_what_else_was_considered(client: httpx.Client) -> None:

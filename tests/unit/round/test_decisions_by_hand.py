@@ -14,7 +14,7 @@ from slurmsia.deciding.settle import settle
 from slurmsia.models.base import BatchLimits, JobModel, RestartCost, ThroughputParams, TypeModel
 from slurmsia.models.goodput import GoodputTable
 from slurmsia.placement import check
-from slurmsia.plan import Plan, TargetKind
+from slurmsia.plan import Plan, TargetKind, Verdict
 from slurmsia.round import capacity, decide
 from slurmsia.standing import Standing
 from slurmsia.wouldstart import StartRules
@@ -85,6 +85,23 @@ def test_a_waiting_job_starts_and_alternatives_are_named() -> None:
     assert plan.targets[0].shape == Shape("t4", 1, 4)
     assert plan.verdicts[0].code == "starts"
     assert {alternative.shape.gpus for alternative in plan.verdicts[0].alternatives} == {1, 2}
+
+
+def test_no_rate_is_made_up_for_a_job_that_was_never_measured() -> None:
+    def said(machines: tuple[Node, ...], one: Job) -> Verdict:
+        snapshot = Snapshot(NOW, machines, (one,), (GpuType("a100"), GpuType("t4")))
+        plan = decide(snapshot, {"7": replace(model("7"), known=False)}, {}, Config())
+        assert not any(alternative.goodput for alternative in plan.verdict("7").alternatives)
+        return plan.verdict("7")
+
+    starts = said(nodes(("t1", "t4", 4)), job("7"))
+    assert (starts.code, "starts on 4 t4: speed not yet known" in starts.sentence) == ("starts", True)
+    keeps = said(nodes(("t1", "t4", 4)), job("7", "t1", 4))
+    assert (keeps.code, "keeps 4 t4 at a speed not yet known" in keeps.sentence) == ("keeps", True)
+    moves = said(nodes(("t1", "t4", 4), ("a1", "a100", 4)), job("7", "t1", 4))
+    assert moves.code == "moves"
+    assert "4 a100: speed not yet known, by assumption 2 times as fast, pays back the 60 s" in moves.sentence
+    assert "samples/s" not in starts.sentence + keeps.sentence + moves.sentence
 
 
 def with_left(job_id: str, samples: float) -> JobModel:
