@@ -75,9 +75,7 @@ class Records:
         owners = {job.id: job.user_id for job in found.snapshot.jobs}
         return {
             "round": head_row(found.head),
-            "decisions": _decisions(
-                found.plan, found.models, lambda job_id: view.sees(caller, owners.get(job_id, -1))
-            ),
+            "decisions": _decisions(found.plan, found.models, lambda job_id: view.sees(caller, owners.get(job_id, -1))),
         }
 
     def past_of(self, job_id: str) -> Json:
