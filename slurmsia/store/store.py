@@ -70,7 +70,7 @@ class Store:
         try:
             if db.in_memory:
                 upgrade.create_all(db)
-            elif auto_upgrade and db.is_sqlite:
+            elif auto_upgrade and db.is_sqlite and not upgrade.is_at_head(db):
                 upgrade.migrate(db, "head")
             with db.read() as connection:
                 upgrade.require_head(connection)

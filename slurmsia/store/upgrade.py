@@ -52,6 +52,12 @@ def current(connection: Connection) -> str | None:
     return connection.execute(_VERSION).scalar_one_or_none()
 
 
+def is_at_head(db: Database) -> bool:
+    """Whether there is nothing to migrate. A migration ends by reading the whole database, however little it did."""
+    with db.read() as connection:
+        return current(connection) == head()
+
+
 def require_head(connection: Connection) -> None:
     """Raise `SchemaMismatch`, with the command that mends it, unless the schema is exactly ours."""
     have, want = current(connection), head()

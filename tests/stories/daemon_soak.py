@@ -125,7 +125,7 @@ class DaemonSoak:
                     self._die()
             if not alive and now_s >= revive_s:
                 alive = True
-                self.stage.start()
+                self._successor()
             if alive:
                 try:
                     self.stage.daemon.loop.turn()
@@ -231,6 +231,12 @@ class DaemonSoak:
                 (self.stage.folder / "paused.json").unlink(missing_ok=True)
             elif deed == "thaw":
                 (self.stage.folder / "freeze").unlink(missing_ok=True)
+
+    def _successor(self) -> None:
+        """A new daemon. The memory of the dead one is given back first, as by the end of a process."""
+        del self.stage.daemon
+        gc.collect()
+        self.stage.start()
 
     def _die(self) -> None:
         self._count()

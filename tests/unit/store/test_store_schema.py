@@ -80,6 +80,16 @@ def test_an_empty_older_or_newer_schema_is_refused_with_the_command_that_mends_i
     Store.open(url).close()
 
 
+def test_a_store_that_is_up_to_date_is_not_migrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration ends with a look at every row, which at a daemon's start costs time and fills the page cache."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    Store.open(url, auto_upgrade=True).close()
+    called: list[str] = []
+    monkeypatch.setattr(upgrade, "migrate", lambda _, revision: called.append(revision))
+    Store.open(url, auto_upgrade=True).close()
+    assert called == []
+
+
 def test_auto_upgrade_is_for_sqlite_only(empty_url: str) -> None:
     if empty_url.startswith("sqlite"):
         with Store.open(empty_url, auto_upgrade=True) as store:
