@@ -101,9 +101,9 @@ class _Best(Chosen):
         super().__init__(len(c.alpha))
         self.columns = c
 
-    def try_out(self, m: Floats, u: Floats, index: Index) -> None:
-        """Value (m, u) for the entries at ``index`` and offer it."""
-        self.offer(index, *speeds(self.columns.take(index), m, u), m, u)
+    def try_out(self, m: Floats, u: Floats, index: Index, taken: Columns | None = None) -> None:
+        """Value (m, u) for the entries at ``index`` and offer it; ``taken``: their columns, where known already."""
+        self.offer(index, *speeds(self.columns.take(index) if taken is None else taken, m, u), m, u)
 
 
 def ceil_div(a: Floats, b: Floats) -> Floats:
@@ -136,7 +136,7 @@ def best_batch_columns(c: Columns) -> tuple[Floats, Floats, Floats, Floats]:
     # whole samples per GPU may round the smallest batch up; the least micro-batch may not push it beyond the limit
     legal &= c.replicas * m0 * u0 <= np.maximum(c.last, c.first + c.replicas * u0)
     everywhere = np.flatnonzero(legal)
-    best.try_out(m0[everywhere], u0[everywhere], everywhere)
+    best.try_out(m0[everywhere], u0[everywhere], everywhere, c if legal.all() else None)
     top = np.minimum(c.high, np.floor(c.last / c.replicas + 1e-9))
     alone = c.replicas <= 1.0
     grow = np.flatnonzero(legal & (u0 <= 1.0) & ~alone & (top > m0))
@@ -177,7 +177,7 @@ def _offer_growing(best: _Best, index: Index, low: Floats, high: Floats) -> None
             below = np.where(up, middle, below)
             above = np.where(up, above, middle)
         low[inner], high[inner] = below, np.maximum(above, below)
-    best.try_out(low, np.ones(len(low)), index)
+    best.try_out(low, np.ones(len(low)), index, c)
     second = np.flatnonzero(high > low)
     if len(second):
         best.try_out(high[second], np.ones(len(second)), index[second])

@@ -60,13 +60,7 @@ def learn(groups: Groups, params: ThroughputParams) -> Bias:
     """Knots from the residuals of ``params`` on ``groups``; none with fewer than two groups."""
     if len(groups) < 2:
         return Bias()
-    weight = groups.weight
-    batches, which = np.unique(groups.local_batch, return_inverse=True)
-    if len(batches) > MOST_BATCHES:
-        kept = np.argsort(-np.bincount(which, weight), kind="stable")[:MOST_BATCHES]
-        weight = np.where(np.isin(which, kept), weight, -1.0)
-    order = np.argsort(-weight, kind="stable")[:MOST_GROUPS]
-    order = np.sort(order[weight[order] >= 0])
+    order = _entering(groups)
     nodes, gpus, local = groups.nodes[order], groups.gpus[order], groups.local_batch[order]
     predicted = step_time(params, nodes, gpus, local, groups.accumulation[order])
     off = np.clip(np.log(groups.step_s[order]) - np.log(predicted), -LARGEST_LOG, LARGEST_LOG)
@@ -83,6 +77,19 @@ def learn(groups: Groups, params: ThroughputParams) -> Bias:
     weight = groups.weight[order] / groups.weight[order].sum()
     left_out = pull / np.diag(inverse)
     return Bias(knots, math.sqrt(float(np.dot(weight, left_out * left_out))))
+
+
+def _entering(groups: Groups) -> NDArray[np.intp]:
+    """Indices, ascending, of the groups that enter (`MOST_GROUPS`, `MOST_BATCHES`)."""
+    weight = groups.weight
+    if len(groups) <= MOST_BATCHES:
+        return np.flatnonzero(weight >= 0)
+    batches, which = np.unique(groups.local_batch, return_inverse=True)
+    if len(batches) > MOST_BATCHES:
+        kept = np.argsort(-np.bincount(which, weight), kind="stable")[:MOST_BATCHES]
+        weight = np.where(np.isin(which, kept), weight, -1.0)
+    order = np.argsort(-weight, kind="stable")[:MOST_GROUPS]
+    return np.sort(order[weight[order] >= 0])
 
 
 def log_factor(knots: Knots, nodes: Floats, gpus: Floats, local_batch: Floats) -> Floats:

@@ -31,18 +31,17 @@ class BiasColumns:
         table = np.array([knot for knots in rows for knot in knots], dtype=np.float64).reshape(-1, 4)
         row = np.repeat(np.arange(len(rows)), counts)
         # distinct micro-batches of each row, numbered from 0
-        distinct, pair = np.unique(np.stack((row.astype(np.float64), table[:, 2])), axis=1, return_inverse=True)
-        pair = np.asarray(pair).reshape(-1)
-        pair_row = distinct[0].astype(np.intp)
+        example, pair = _distinct(row, table[:, 2])
+        pair_row = row[example]
         first = np.searchsorted(pair_row, np.arange(len(rows)))
         place = np.arange(len(pair_row)) - first[pair_row]
         width = int(place.max()) + 1 if len(place) else 0
         self.batches = np.full((len(rows), width), np.nan)
-        self.batches[pair_row, place] = distinct[1]
+        self.batches[pair_row, place] = table[example, 2]
         self._pull = np.zeros((len(rows), width))
         self._pull[pair_row, place] = np.bincount(pair, table[:, 3], minlength=len(pair_row))
-        seen, at = np.unique(table[:, :2], axis=0, return_inverse=True)
-        at = np.asarray(at).reshape(-1)
+        example, at = _distinct(table[:, 0], table[:, 1])
+        seen = table[example]
         nodes = np.array([shape.nodes for shape in shapes], dtype=np.float64)
         gpus = np.array([shape.gpus for shape in shapes], dtype=np.float64)
         by_shape, likeness = bias.shape_kernels(seen[:, 0], seen[:, 1], nodes, gpus)
@@ -68,6 +67,17 @@ class BiasColumns:
         by_batch, near = bias.batch_likeness(apart)
         term = self._pull[row] * by_batch + self._pair_part[row, :, column] * near
         return np.asarray(result + np.where(np.isnan(apart), 0.0, term).sum(axis=1))
+
+
+def _distinct(first: Floats | Index, second: Floats) -> tuple[Index, Index]:
+    """Distinct pairs in ascending order: (index of one entry with each, number of each entry's pair)."""
+    order = np.lexsort((second, first))
+    one, two = first[order], second[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (one[1:] != one[:-1]) | (two[1:] != two[:-1])
+    number = np.empty(len(order), dtype=np.intp)
+    number[order] = np.cumsum(new) - 1
+    return order[new], number
 
 
 def _spread(pull: Floats, at: Index, counts: Index, onto: Floats) -> Floats:

@@ -53,6 +53,12 @@ class _JobEntry:
     memory: tuple[object, memory.MemoryLine | None] = ((), None)
     restart: tuple[object, RestartCost] = ((), RestartCost())
     version: int = 0
+    fitted: int = 0
+    """How often `fits` and `pipelines` have changed."""
+    types_from: object = None
+    types: dict[str, TypeModel] = field(default_factory=dict)
+    """The last answer, and `unlimited` the same before memory limits; both stand while `types_from` is the same."""
+    unlimited: dict[str, TypeModel] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +68,10 @@ class _SimilarEntry:
     observations: dict[str, tuple[Observation, ...]]
     fits: dict[str, TypeFit]
     serial: int
+    fits_serial: int
+    """The serial at which `fits` last changed."""
+    peaks: dict[float, float]
+    line: memory.MemoryLine | None
 
 
 class Estimator:
@@ -104,7 +114,7 @@ class Estimator:
             return entry.model
         known = history if history is not None else JobHistory(job_id)
         model = self._build(job_id, entry, known, declaration, kind, types, past)
-        if entry.model is not None and replace(entry.model, version=0) == replace(model, version=0):
+        if entry.model is not None and entry.model == model:
             model = entry.model
         else:
             entry.version += 1
@@ -167,7 +177,18 @@ class Estimator:
                 warm = entry.fits[name].fit.params if entry is not None and name in entry.fits else None
                 fits[name], fitted[name] = fit_type(name, observations, warm, self._weights), observations
         self._serial += 1
-        entry = _SimilarEntry(now_s, history, fitted, fits, self._serial)
+        same = entry is not None and _same_objects(entry.fits, fits)
+        peaks = memory.peaks(history.memory) if history is not None else {}
+        entry = _SimilarEntry(
+            now_s,
+            history,
+            fitted,
+            fits,
+            self._serial,
+            entry.fits_serial if same and entry is not None else self._serial,
+            peaks,
+            memory.line_over(peaks),
+        )
         self._similar[kind] = entry
         return entry
 
@@ -182,45 +203,25 @@ class Estimator:
         past: _SimilarEntry | None,
     ) -> JobModel:
         similar = past.history if past is not None else None
-        likeness = similar.likeness if similar is not None else ""
         names = [t.name for t in types if not declaration.types or t.name in declaration.types]
         units = {name: declaration.unit_for(name) for name in names}
         observations = _virtual(history) if history.throughput_only else history.observations
         by_type = _by_type(observations)
         self._refit(entry, by_type, units)
         batch = _batch_limits(declaration, history, by_type, similar, units)
-        line = _memory_line(entry, history, similar)
-        ratios = self._ratios(kind, similar)
-        prior_batch = batch.initial / max(declaration.min_gpus, 1)
-        models: dict[str, TypeModel] = {}
-        for gpu_type in types:
-            name = gpu_type.name
-            if name not in units:
-                continue
-            if units[name] > 1 or entry.pipelines:
-                model = estimate_pipeline(
-                    name,
-                    units[name],
-                    entry.pipelines,
-                    ratios,
-                    microbatch_size=max(declaration.local_min or 1, 1),
-                    microbatches=max(int(prior_batch) // max(declaration.local_min or 1, 1), 1),
-                )
-            else:
-                model = estimate(
-                    name,
-                    entry.fits,
-                    past.fits if past is not None else {},
-                    ratios,
-                    likeness,
-                    prior_batch,
-                )
-            limit = _local_max(gpu_type, declaration, batch, history.memory, line, by_type)
-            models[name] = replace(model, local_max=limit)
+        line = _memory_line(entry, history, past)
+        self._estimate(entry, declaration, kind, units, past, batch)
+        limits = {
+            gpu_type.name: _local_max(gpu_type, declaration, batch, history.memory, line, by_type)
+            for gpu_type in types
+            if gpu_type.name in units
+        }
+        if entry.types.keys() != limits.keys() or any(entry.types[name].local_max != limits[name] for name in limits):
+            entry.types = {name: replace(entry.unlimited[name], local_max=limits[name]) for name in limits}
         done, remaining, deviation, source = _work(history, declaration, similar)
         return JobModel(
             job_id=job_id,
-            types=models,
+            types=entry.types,
             batch=batch,
             efficiency=_efficiency(history, similar),
             restart=_restart_cost(entry, history, similar, line),
@@ -231,13 +232,58 @@ class Estimator:
             remaining_std=deviation,
             remaining_source=source,
             similar_gpus=max((fit.max_gpus_seen for fit in past.fits.values()), default=0) if past is not None else 0,
+            version=entry.version,
         )
+
+    def _estimate(
+        self,
+        entry: _JobEntry,
+        declaration: Declaration,
+        kind: JobKind,
+        units: Mapping[str, int],
+        past: _SimilarEntry | None,
+        batch: BatchLimits,
+    ) -> None:
+        """Set `unlimited` from the fits, unless nothing has changed that it comes from; drops `types` if it did."""
+        similar = past.history if past is not None else None
+        likeness = similar.likeness if similar is not None else ""
+        ratios = self._ratios(kind, similar)
+        made_from = (
+            entry.fitted,
+            0 if past is None else past.fits_serial,
+            likeness,
+            units,
+            ratios,
+            batch.initial,
+            declaration.min_gpus,
+            declaration.local_min,
+        )
+        if entry.types_from == made_from:
+            return
+        prior_batch = batch.initial / max(declaration.min_gpus, 1)
+        microbatch_size = max(declaration.local_min or 1, 1)
+        entry.types_from, entry.types, entry.unlimited = made_from, {}, {}
+        for name, unit in units.items():
+            if unit > 1 or entry.pipelines:
+                entry.unlimited[name] = estimate_pipeline(
+                    name,
+                    unit,
+                    entry.pipelines,
+                    ratios,
+                    microbatch_size=microbatch_size,
+                    microbatches=max(int(prior_batch) // microbatch_size, 1),
+                )
+            else:
+                entry.unlimited[name] = estimate(
+                    name, entry.fits, past.fits if past is not None else {}, ratios, likeness, prior_batch
+                )
 
     def _refit(
         self, entry: _JobEntry, by_type: Mapping[str, tuple[Observation, ...]], units: Mapping[str, int]
     ) -> None:
         for name in [name for name in entry.observations if name not in by_type]:
             del entry.observations[name]
+            entry.fitted += 1
             entry.fits.pop(name, None)
             entry.pipelines.pop(name, None)
         for name, observations in by_type.items():
@@ -247,6 +293,7 @@ class Estimator:
             if fitted and not _tells_more(entry.observations.get(name, ()), observations):
                 continue
             entry.observations[name] = observations
+            entry.fitted += 1
             self.refits += 1
             if as_pipeline:
                 entry.fits.pop(name, None)
@@ -278,10 +325,17 @@ class Estimator:
         return ratios
 
 
-def _memory_line(entry: _JobEntry, history: JobHistory, similar: SimilarHistory | None) -> memory.MemoryLine | None:
-    seen = (history.memory, similar.memory if similar is not None else ())
+def _same_objects(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
+def _memory_line(entry: _JobEntry, history: JobHistory, past: _SimilarEntry | None) -> memory.MemoryLine | None:
+    seen = (history.memory, past.history.memory if past is not None and past.history is not None else ())
     if entry.memory[0] != seen:
-        entry.memory = seen, memory.fit_line([*seen[0], *seen[1]])
+        own, others = memory.peaks(history.memory), past.peaks if past is not None else {}
+        higher = {batch: peak for batch, peak in own.items() if peak > others.get(batch, 0.0)}
+        line = memory.line_over({**others, **higher}) if higher or past is None else past.line
+        entry.memory = seen, line
     return entry.memory[1]
 
 

@@ -24,6 +24,8 @@ from .minimise import (
     BETA_C,
     GAMMA,
     GAMMA_MAX,
+    HIGHEST,
+    LOWEST,
     LOWEST_S,
     RHO_N,
     RHO_R,
@@ -123,7 +125,9 @@ def fit(
     iterations = found.iterations
     if weights != "unweighted" and len(groups) >= 4:
         off = np.abs(log_step(problem, found.x) - problem.log_step)
-        limit = max(OUTVOTED_LOG, OUTVOTED_MEDIANS * float(np.median(off)))
+        limit = OUTVOTED_LOG
+        if bool(np.any(off > limit)):
+            limit = max(limit, OUTVOTED_MEDIANS * float(np.median(off)))
         if bool(np.any(off > limit)):
             outvoted = groups.weight * np.minimum(1.0, (limit / np.maximum(off, 1e-12)) ** 2) ** 2
             problem = problem_of(groups, outvoted / float(outvoted.sum()))
@@ -179,8 +183,9 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
     g = problem.groups
     grad = np.where(problem.has_grad, g.grad_s, g.step_s / (g.accumulation + 1.0))
     x = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0])
-    mean_grad = float(np.average(grad, weights=problem.weight))
-    mean_batch = float(np.average(g.local_batch, weights=problem.weight))
+    total = problem.weight.sum()
+    mean_grad = float((grad * problem.weight).sum() / total)
+    mean_batch = float((g.local_batch * problem.weight).sum() / total)
     x[ALPHA_C] = 0.5 * mean_grad
     if problem.free[ALPHA_C]:
         centred = g.local_batch - mean_batch
@@ -201,7 +206,7 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
         if trusted[ALPHA_C] or not problem.free[ALPHA_C]:
             trusted[BETA_C] = problem.free[ALPHA_C]
             x = np.where(trusted, known, x)
-    return np.asarray(np.clip(x, problem.low, problem.high))
+    return np.asarray(np.clip(x, LOWEST, HIGHEST))
 
 
 def _solve(problem: Problem, warm: ThroughputParams | None, max_iterations: int, tolerance: float) -> Ended:

@@ -332,7 +332,7 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
         best = Chosen(len(rows))
         for chosen, solve in ((np.flatnonzero(adaptive), best_batch_columns), (np.flatnonzero(~adaptive), fixed_batch)):
             if len(chosen):
-                best.put(chosen, *solve(c.take(chosen)))
+                best.put(chosen, *solve(c if len(chosen) == len(rows) else c.take(chosen)))
         measured = np.flatnonzero((knot_row[rows, column_type[columns]] >= 0) & (best.m > 0))
         if len(measured):
             row = knot_row[rows, column_type[columns]][measured]

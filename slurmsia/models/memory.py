@@ -6,7 +6,7 @@ Pure functions of reported peaks. Must never raise on bad points: they are left 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..history import MemoryPoint
@@ -36,32 +36,38 @@ class MemoryLine:
         return max(int(min(room / self.per_sample_bytes + 1e-9, 2.0**40)), 0)
 
 
+def peaks(points: Iterable[MemoryPoint]) -> dict[float, float]:
+    """The highest peak in bytes per micro-batch, pooled over types; points that cannot be are left out."""
+    found: dict[float, float] = {}
+    for point in points:
+        batch, peak = point.local_batch, point.peak_bytes
+        if 0 < batch < 1e12 and 0 < peak < 1e15 and peak > found.get(batch, 0.0):
+            found[batch] = peak
+    return found
+
+
 def fit_line(points: Iterable[MemoryPoint]) -> MemoryLine | None:
-    """The steepest honest line through the highest peak per micro-batch, pooled over types; ``None`` without points.
+    """`line_over` the `peaks` of some points."""
+    return line_over(peaks(points))
+
+
+def line_over(highest: Mapping[float, float]) -> MemoryLine | None:
+    """The steepest honest line through the highest peak per micro-batch; ``None`` without any.
 
     With one micro-batch seen all of its peak is taken to grow with the batch, the careful assumption. With several,
     least squares, raised so that no seen peak lies above it, with slope and intercept not below 0.
     """
-    peaks: dict[float, float] = {}
-    for point in points:
-        if (
-            math.isfinite(point.local_batch)
-            and math.isfinite(point.peak_bytes)
-            and 0 < point.local_batch < 1e12
-            and 0 < point.peak_bytes < 1e15
-        ):
-            peaks[point.local_batch] = max(peaks.get(point.local_batch, 0.0), point.peak_bytes)
-    if not peaks:
+    if not highest:
         return None
-    batches = sorted(peaks)
+    batches = sorted(highest)
     largest = batches[-1]
     if len(batches) == 1:
-        return MemoryLine(0.0, peaks[largest] / largest, largest, 1)
+        return MemoryLine(0.0, highest[largest] / largest, largest, 1)
     mean_m = math.fsum(batches) / len(batches)
-    mean_peak = math.fsum(peaks.values()) / len(batches)
+    mean_peak = math.fsum(highest.values()) / len(batches)
     spread = math.fsum((m - mean_m) ** 2 for m in batches)
-    slope = max(math.fsum((m - mean_m) * (peaks[m] - mean_peak) for m in batches) / spread, 0.0)
-    fixed = max(max(peaks[m] - slope * m for m in batches), 0.0)
+    slope = max(math.fsum((m - mean_m) * (highest[m] - mean_peak) for m in batches) / spread, 0.0)
+    fixed = max(max(highest[m] - slope * m for m in batches), 0.0)
     return MemoryLine(fixed, slope, largest, len(batches))
 
 

@@ -30,6 +30,12 @@ FULL_STEP = 1e-2
 
 ALPHA_C, BETA_C, ALPHA_N, RHO_N, ALPHA_R, RHO_R, GAMMA = range(7)
 
+#: Bounds of the seven coordinates.
+LOWEST = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0])
+HIGHEST = np.array([np.inf] * 6 + [GAMMA_MAX])
+_BOUNDS = (LOWEST.tolist(), HIGHEST.tolist())
+_ONES = np.ones(7)
+
 
 @dataclass
 class Problem:
@@ -37,9 +43,11 @@ class Problem:
 
     groups: Groups
     weight: Floats
-    low: Floats
-    high: Floats
     free: NDArray[np.bool_]
+    accumulates: bool = field(init=False)
+    any_across: bool = field(init=False)
+    any_within: bool = field(init=False)
+    all_grad: bool = field(init=False)
     more: Floats = field(init=False)
     is_across: Floats = field(init=False)
     is_within: Floats = field(init=False)
@@ -54,9 +62,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         g = self.groups
+        several, wide = g.gpus > 1, g.nodes > 1
         self.more = np.maximum(g.gpus - 2.0, 0.0)
-        self.is_across = ((g.nodes > 1) & (g.gpus > 1)).astype(np.float64)
-        self.is_within = ((g.nodes <= 1) & (g.gpus > 1)).astype(np.float64)
+        self.is_across = (several & wide).astype(np.float64)
+        self.is_within = (several & ~wide).astype(np.float64)
         self.log_step = np.log(g.step_s)
         self.has_grad = np.isfinite(g.grad_s)
         self.log_grad = np.log(np.where(self.has_grad, g.grad_s, 1.0))
@@ -65,21 +74,30 @@ class Problem:
         self.more_across, self.more_within = self.is_across * self.more, self.is_within * self.more
         self.ones = np.ones(len(g))
         self.of_grad = np.stack((self.ones, g.local_batch))
+        self.accumulates = bool(g.accumulation.any())
+        self.any_across, self.any_within = bool(self.free[ALPHA_N]), bool(self.free[ALPHA_R])
+        self.all_grad = bool(self.has_grad.all())
 
 
 def problem_of(groups: Groups, weight: Floats) -> Problem:
-    low = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0])
-    high = np.array([np.inf] * 6 + [GAMMA_MAX])
-    free = np.ones(7, dtype=np.bool_)
-    across = (groups.nodes > 1) & (groups.gpus > 1)
-    within = (groups.nodes <= 1) & (groups.gpus > 1)
-    free[ALPHA_C] = bool(np.ptp(groups.local_batch) > 0)
-    free[ALPHA_N] = bool(across.any())
-    free[ALPHA_R] = bool(within.any())
-    free[RHO_N] = free[ALPHA_N] and bool((groups.gpus[across] > 2).any())
-    free[RHO_R] = free[ALPHA_R] and bool((groups.gpus[within] > 2).any())
-    free[GAMMA] = bool(free[ALPHA_N] or free[ALPHA_R])
-    return Problem(groups, weight, low, high, free)
+    """The problem of some groups: what is not measured is not free."""
+    local = groups.local_batch
+    # (GPUs, several nodes) of what was measured: few distinct ones, so plain sets are quicker than arrays
+    seen = set(zip(groups.gpus.tolist(), (groups.nodes > 1).tolist(), strict=True))
+    across = any(gpus > 1 and wide for gpus, wide in seen)
+    within = any(gpus > 1 and not wide for gpus, wide in seen)
+    free = np.array(
+        [
+            bool(local.max() > local.min()),
+            True,
+            across,
+            any(gpus > 2 and wide for gpus, wide in seen),
+            within,
+            any(gpus > 2 and not wide for gpus, wide in seen),
+            across or within,
+        ]
+    )
+    return Problem(groups, weight, free)
 
 
 def log_step(problem: Problem, x: Floats) -> Floats:
@@ -98,37 +116,51 @@ def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[floa
     A root mean square has no useful second derivative of its own; ``rms(r) <= (mean(r^2) / rms0 + rms0) / 2`` is its
     tight quadratic majorant at ``rms0``, whose gradient agrees, so each step descends on the true loss.
     """
-    groups, more, local = problem.groups, problem.more, problem.groups.local_batch
+    groups, local = problem.groups, problem.groups.local_batch
     alpha_c, beta_c, alpha_n, rho_n, alpha_r, rho_r, gamma = x.tolist()
     compute = alpha_c + beta_c * local
-    across, within = problem.is_across * (1.0 + rho_n * more), problem.is_within * (1.0 + rho_r * more)
-    sync = alpha_n * across + alpha_r * within
-    longer = np.maximum(compute, sync)
-    ratio = np.minimum(compute, sync) / longer
-    power = ratio**gamma
-    one_more = 1.0 + power
-    full = longer * one_more ** (1.0 / gamma)
-    step = groups.accumulation * compute + full
+    sync: Floats | None = None  # parts of the network that no group has used are left out: their terms are 0
+    if problem.any_within:
+        within = problem.is_within + rho_r * problem.more_within
+        sync = alpha_r * within
+    if problem.any_across:
+        across = problem.is_across + rho_n * problem.more_across
+        sync = alpha_n * across if sync is None else alpha_n * across + sync
+    if sync is None:
+        full = compute
+    else:
+        longer = np.maximum(compute, sync)
+        ratio = np.minimum(compute, sync) / longer
+        power = ratio**gamma
+        one_more = 1.0 + power
+        full = longer * one_more ** (1.0 / gamma)
+    step = groups.accumulation * compute + full if problem.accumulates else full
     off_step = np.log(step) - problem.log_step
-    off_grad = (np.log(compute) - problem.log_grad) * problem.has_grad
+    off_grad = np.log(compute) - problem.log_grad
+    if not problem.all_grad:
+        off_grad *= problem.has_grad
     rms_step = math.sqrt(float(problem.weight @ (off_step * off_step)))
     rms_grad = math.sqrt(float(problem.grad_weight @ (off_grad * off_grad)))
     value = rms_step + rms_grad + GAMMA_PULL * (gamma - 1.0) ** 2 + RETROGRESSION_PULL * (rho_n * rho_n + rho_r * rho_r)
     if not value < below:
         return value, _NOTHING, _NOTHING
-    # d full / d compute and d full / d sync: (c / full)^(gamma - 1) and (n / full)^(gamma - 1)
-    compute_share = groups.accumulation + (compute / full) ** (gamma - 1.0)
-    by_sync = (sync / full) ** (gamma - 1.0) if gamma > 1.0 else problem.ones
-    jacobian = np.empty((7, len(full)))
-    jacobian[ALPHA_C] = compute_share
-    jacobian[BETA_C] = compute_share * local
-    jacobian[ALPHA_N] = by_sync * across
-    jacobian[RHO_N] = by_sync * (alpha_n * problem.more_across)
-    jacobian[ALPHA_R] = by_sync * within
-    jacobian[RHO_R] = by_sync * (alpha_r * problem.more_within)
-    # d log full / d gamma; the terms with log(ratio) vanish with power as ratio goes to 0
-    log_ratio = np.log(np.maximum(ratio, 1e-300))
-    jacobian[GAMMA] = full * (power * log_ratio / (gamma * one_more) - np.log1p(power) / (gamma * gamma))
+    jacobian = np.zeros((7, len(full)))
+    if sync is None:
+        np.add(groups.accumulation, 1.0, out=jacobian[ALPHA_C])
+    else:
+        # d full / d compute and d full / d sync: (c / full)^(gamma - 1) and (n / full)^(gamma - 1)
+        np.add(groups.accumulation, (compute / full) ** (gamma - 1.0), out=jacobian[ALPHA_C])
+        by_sync = (sync / full) ** (gamma - 1.0) if gamma > 1.0 else problem.ones
+        if problem.any_across:
+            np.multiply(by_sync, across, out=jacobian[ALPHA_N])
+            np.multiply(by_sync, alpha_n * problem.more_across, out=jacobian[RHO_N])
+        if problem.any_within:
+            np.multiply(by_sync, within, out=jacobian[ALPHA_R])
+            np.multiply(by_sync, alpha_r * problem.more_within, out=jacobian[RHO_R])
+        # d log full / d gamma; the terms with log(ratio) vanish with power as ratio goes to 0
+        log_ratio = np.log(np.maximum(ratio, 1e-300))
+        jacobian[GAMMA] = full * (power * log_ratio / (gamma * one_more) - np.log1p(power) / (gamma * gamma))
+    np.multiply(jacobian[ALPHA_C], local, out=jacobian[BETA_C])
     jacobian /= step
     weighted = jacobian * (problem.weight / max(rms_step, 1e-7))
     gradient = weighted @ off_step
@@ -165,16 +197,23 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
     value, gradient, curvature = evaluate(problem, x)
     small = 0
     iteration = 0
+    may_move = problem.free.tolist()
+    held, mask = None, _ONES
     for iteration in range(1, max_iterations + 1):  # noqa: B007
-        free = problem.free & ~(((x <= problem.low) & (gradient > 0)) | ((x >= problem.high) & (gradient < 0)))
-        if not free.any():
+        free = [
+            may and not ((at <= low and slope > 0) or (at >= high and slope < 0))
+            for may, at, slope, low, high in zip(may_move, x.tolist(), gradient.tolist(), *_BOUNDS, strict=True)
+        ]
+        if free != held:
+            held, mask = free, np.array(free, dtype=np.float64)
+        if True not in free:
             ended = "converged"
             break
-        step = _step(curvature, gradient, free, damping)
+        step = _step(curvature, gradient, mask, damping)
         if step is None:
             damping *= 10.0
             continue
-        trial = np.minimum(np.maximum(x - step, problem.low), problem.high)
+        trial = np.minimum(np.maximum(x - step, LOWEST), HIGHEST)
         trial_value, trial_gradient, trial_curvature = evaluate(problem, trial, value)
         if trial_value < value:
             gained = value - trial_value
@@ -194,11 +233,11 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
     return Ended(x, value, curvature, iteration, ended)
 
 
-def _step(curvature: Floats, gradient: Floats, free: NDArray[np.bool_], damping: float) -> Floats | None:
-    """Damped Newton step [7] of the free coordinates, 0 elsewhere; ``None`` where the curvature is not positive."""
-    mask = free.astype(np.float64)
-    damped = curvature * (mask[:, None] * mask)
-    diagonal = damped.diagonal()
-    damped.reshape(-1)[::8] += damping * diagonal + (1e-12 * float(diagonal.max()) + 1e-300) + (1.0 - mask)
+def _step(curvature: Floats, gradient: Floats, mask: Floats, damping: float) -> Floats | None:
+    """Damped Newton step [7] where ``mask`` is 1, 0 elsewhere; ``None`` where the curvature is not positive."""
+    damped = curvature * mask[:, None]
+    damped *= mask
+    flat = damped.reshape(-1)[::8]
+    flat += damping * flat + (1e-12 * float(flat.max()) + 1e-300) + (1.0 - mask)
     _, step, info = dposv(damped, gradient * mask)
     return np.asarray(step) if info == 0 else None

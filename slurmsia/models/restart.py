@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import mul
 
 from ..history import RestartSample
 from .base import RestartCost
@@ -61,30 +62,34 @@ def learn(
     mean, variance = 0.0, 0.0
     seen = False
     seen_similar = False
+    theirs, mine = _recent(tuple(similar)), _recent(tuple(own))
     for part, prior in prior_parts(fixed_bytes).items():
-        weights, values = [PRIOR_WEIGHT], [prior]
+        others, recent = theirs[part], mine[part]
+        seen_similar |= bool(others)
+        seen |= bool(recent)
+        weights, total = _weights(len(others), len(recent))
+        values = [prior, *others, *recent]
         prior_variance = (PRIOR_SPREAD * prior) ** 2
-        for samples, weight in ((similar, SIMILAR_WEIGHT), (own, 1.0)):
-            recent = _recent(tuple(samples))[part]
-            weights += [weight * fading for fading in _FADING[: len(recent)]]
-            values += recent
-            if recent and weight == 1.0:
-                seen = True
-            elif recent:
-                seen_similar = True
-        if len(values) > 1:
-            # once something was measured, the prior is worth only part of one sample
-            weights[0] = 0.25
-        total = math.fsum(weights)
-        part_mean = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
-        scatter = math.fsum(w * (v - part_mean) ** 2 for w, v in zip(weights, values, strict=True))
+        part_mean = math.fsum(map(mul, weights, values)) / total
+        scatter = math.fsum([w * (v - part_mean) ** 2 for w, v in zip(weights, values, strict=True)])
         mean += part_mean
         variance += (scatter + prior_variance * PRIOR_WEIGHT) / (total + PRIOR_WEIGHT)
     source = "measured" if seen else f"similar:{likeness}" if seen_similar else "prior"
     return RestartCost(mean_s=mean, std_s=math.sqrt(variance), source=source)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=(_MOST + 1) ** 2)
+def _weights(others: int, own: int) -> tuple[list[float], float]:
+    """Weights of the prior, of so many samples of similar jobs and of so many of its own, newest first; their sum.
+
+    Once something was measured, the prior is worth only part of one sample.
+    """
+    prior = 0.25 if others + own else PRIOR_WEIGHT
+    weights = [prior, *(SIMILAR_WEIGHT * fading for fading in _FADING[:others]), *_FADING[:own]]
+    return weights, math.fsum(weights)
+
+
+@lru_cache(maxsize=128)
 def _recent(samples: tuple[RestartSample, ...]) -> dict[str, list[float]]:
     """Usable seconds of each part, newest first; samples of similar jobs serve all of them."""
     found = {}

@@ -67,19 +67,36 @@ def _grid(
     )
 
 
-def _columns(params: Sequence[ThroughputParams], name: str) -> Floats:
-    return np.array([getattr(one, name) for one in params])
+@dataclass(frozen=True)
+class _Speed:
+    """Step-time parameters, one for all columns of a grid or an array [columns]; ``gamma`` always an array."""
+
+    alpha_c: Floats | float
+    beta_c: Floats | float
+    alpha_n: Floats | float
+    beta_n: Floats | float
+    alpha_r: Floats | float
+    beta_r: Floats | float
+    gamma: Floats
 
 
-def _throughput(params: Sequence[ThroughputParams], nodes: Floats, gpus: Floats, grid: _Grid) -> Floats:
+def _one_speed(p: ThroughputParams) -> _Speed:
+    return _Speed(p.alpha_c, p.beta_c, p.alpha_n, p.beta_n, p.alpha_r, p.beta_r, np.array([p.gamma]))
+
+
+def _speeds(params: Sequence[ThroughputParams]) -> _Speed:
+    rows = [(p.alpha_c, p.beta_c, p.alpha_n, p.beta_n, p.alpha_r, p.beta_r, p.gamma) for p in params]
+    return _Speed(*np.array(rows).T)
+
+
+def _throughput(speed: _Speed, nodes: Floats, gpus: Floats, grid: _Grid) -> Floats:
     """Samples per second of every batch of the grid; zero where the batch is not allowed."""
-    compute = _columns(params, "alpha_c") + _columns(params, "beta_c") * grid.local
+    compute = speed.alpha_c + speed.beta_c * grid.local
     more = np.maximum(gpus - 2.0, 0.0)
-    across = _columns(params, "alpha_n") + _columns(params, "beta_n") * more
-    within = _columns(params, "alpha_r") + _columns(params, "beta_r") * more
+    across = speed.alpha_n + speed.beta_n * more
+    within = speed.alpha_r + speed.beta_r * more
     sync = np.where(nodes > 1, across, np.where(gpus > 1, within, _ROUNDING))
-    gamma = _columns(params, "gamma")
-    step = (compute**gamma + sync**gamma) ** (1.0 / gamma)
+    step = (compute**speed.gamma + sync**speed.gamma) ** (1.0 / speed.gamma)
     return np.where(grid.allowed, grid.total / (grid.accumulation * compute + step), 0.0)
 
 
@@ -199,7 +216,7 @@ class ArtifactEstimate:
             assert params is not None
             assert self.moments is not None
             grid = _grid(truth.initial_batch, truth.largest_batch, profile.local_min, (local_max,), (gpus,), True)
-            speed = _throughput([params], np.array([len(placement)]), np.array([gpus]), grid)
+            speed = _throughput(_one_speed(params), np.array([len(placement)]), np.array([gpus]), grid)
             best = int(np.argmax((speed * _efficiency(self.moments, grid.total, truth.initial_batch))[:, 0]))
             local, accumulation = int(grid.local[best, 0]), int(grid.accumulation[best, 0])
         else:
@@ -281,7 +298,9 @@ class ArtifactEstimate:
                 for shape, name in zip(columns.shapes, origin, strict=False)
             ]
         )
-        speed = _throughput([self.params[name] for name in origin], nodes, columns.gpus.astype(np.float64), grid)
+        speed = _throughput(
+            _speeds([self.params[name] for name in origin]), nodes, columns.gpus.astype(np.float64), grid
+        )
         self._speeds = (self.version, (grid, speed))
         return grid, speed
 

@@ -60,7 +60,7 @@ def _fit(points: tuple[tuple[int, int, float, float, float], ...]) -> Throughput
         pin(_BETA_N, _LOWEST)
         pin(_BETA_R, _LOWEST)
     loss = _Loss(local, np.log(step_s), np.log(compute_s), across, within, np.maximum(gpus - 2.0, _LOWEST))
-    found = minimize(loss, start, jac=True, bounds=Bounds(low, high, keep_feasible=True), tol=_TOLERANCE)
+    found = minimize(loss.value, start, jac=loss.gradient, bounds=Bounds(low, high, keep_feasible=True), tol=_TOLERANCE)
     x = [float(value) for value in found.x]
     if not across.any():
         x[_ALPHA_N] = max(x[_ALPHA_N], 1.1 * x[_ALPHA_R])
@@ -69,7 +69,10 @@ def _fit(points: tuple[tuple[int, int, float, float, float], ...]) -> Throughput
 
 
 class _Loss:
-    """RMS log error of micro-batch times plus that of step times plus the two regularisers, with its gradient."""
+    """RMS log error of micro-batch times plus that of step times plus the two regularisers, with its gradient.
+
+    The minimiser asks for both at each point, one after the other: the gradient is kept from the value's pass.
+    """
 
     def __init__(
         self,
@@ -85,8 +88,20 @@ class _Loss:
         self.nothing = (1.0 - self.across - self.within) * _LOWEST
         self.of_compute = np.stack((np.ones(len(local)), local))
         self.of_sync = np.stack((self.across, self.across * more, self.within, self.within * more))
+        self._asked = b""
+        self._gradient: Any = None
 
-    def __call__(self, x: Floats) -> tuple[float, Any]:
+    def value(self, x: Floats) -> float:
+        """The loss at ``x`` [7]."""
+        value, self._gradient = self._both(x)
+        self._asked = x.tobytes()
+        return value
+
+    def gradient(self, x: Floats) -> Any:
+        """[7] of the loss at ``x``."""
+        return self._gradient if x.tobytes() == self._asked else self._both(x)[1]
+
+    def _both(self, x: Floats) -> tuple[float, Any]:
         alpha_c, beta_c, alpha_n, beta_n, alpha_r, beta_r, gamma = x.tolist()
         compute = alpha_c + beta_c * self.local
         sync = (

@@ -100,6 +100,9 @@ class HonestJob:
     _speed: float = 0.0
     _step_s: float = 0.0
     _sync_s: float = 0.0
+    _total: int = 1
+    _timed: bool = False
+    """Whether `_step_s`, `_sync_s` and `_total` are those of the present allocation and batch."""
     _window_steps: float = 0.0
     _loaded_s: float | None = None
 
@@ -221,6 +224,7 @@ class HonestJob:
         if force or (local, accumulation) != (self._local, self._accumulation):
             self._local, self._accumulation = local, accumulation
             self._window_steps = 0.0
+            self._timed = False
         self._aim()
 
     def _aim(self) -> None:
@@ -229,17 +233,23 @@ class HonestJob:
         if self.epoch >= truth.epochs:
             self._epoch_s = self._at_s
             return
-        gpus = sum(self._placement)
-        batch = gpus * self._local * (self._accumulation + 1)
-        square, variance = truth.moments(batch, self.epoch)
-        scale = batch / truth.initial_batch
+        if not self._timed:
+            self._time()
+        square, variance = truth.moments(self._total, self.epoch)
+        scale = self._total / truth.initial_batch
         gain = (variance + square) / (variance / scale + square)
+        self._speed = gain / self._step_s
+        self._epoch_s = self._at_s + (truth.progress[self.epoch] - self.progress) / self._speed
+
+    def _time(self) -> None:
+        """Seconds of a step on the present allocation and batch."""
+        truth = self.truth
+        self._total = sum(self._placement) * self._local * (self._accumulation + 1)
         step_s, sync_s = truth.on(self._type).step_and_sync_s(self._placement, self._local)
         slow = facts(truth.name).slowdown * self._noise
         self._step_s = (step_s + (step_s - sync_s) * self._accumulation) * slow
         self._sync_s = sync_s * slow
-        self._speed = gain / self._step_s
-        self._epoch_s = self._at_s + (truth.progress[self.epoch] - self.progress) / self._speed
+        self._timed = True
 
     def _accrue(self, now_s: float) -> None:
         seconds = now_s - self._at_s

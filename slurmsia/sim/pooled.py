@@ -7,7 +7,7 @@ similar jobs have shown so far. Must never see the truth of a simulation, only r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..cluster import JobId
 from ..history import (
@@ -41,6 +41,31 @@ class _Job:
     news: JobNews | None = None
     built: JobHistory | None = None
     ended_samples: float | None = None
+    settled: bool = False
+
+
+@dataclass
+class _Kind:
+    """Jobs of one kind in order of submission, with what the first ``settled`` of them, all ended, add up to."""
+
+    jobs: list[_Job] = field(default_factory=list)
+    settled: int = 0
+    sums: dict[_Key, list[float]] = field(default_factory=dict)
+    memory: dict[tuple[str, float], MemoryPoint] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Add up the jobs that have ended, as far as no earlier one still runs."""
+        while self.settled < len(self.jobs) and self.jobs[self.settled].ended_samples is not None:
+            job = self.jobs[self.settled]
+            job.settled = True
+            _pool(job, self.sums, self.memory)
+            self.settled += 1
+
+    def unsettle(self) -> None:
+        """Forget the sums: one of the jobs has reported after its end."""
+        for job in self.jobs[: self.settled]:
+            job.settled = False
+        self.settled, self.sums, self.memory = 0, {}, {}
 
 
 @dataclass
@@ -48,12 +73,12 @@ class HistoryBook:
     """Histories of all jobs of a simulation, and of similar ones; implements `HistorySource`."""
 
     _jobs: dict[JobId, _Job] = field(default_factory=dict)
-    _by_kind: dict[JobKind, list[JobId]] = field(default_factory=dict)
+    _by_kind: dict[JobKind, _Kind] = field(default_factory=dict)
 
     def enter(self, job_id: JobId, kind: JobKind) -> None:
         """A job is submitted: from now on its reports count."""
-        self._jobs[job_id] = _Job(kind)
-        self._by_kind.setdefault(kind, []).append(job_id)
+        job = self._jobs[job_id] = _Job(kind)
+        self._by_kind.setdefault(kind, _Kind()).jobs.append(job)
 
     def add(self, report: Report) -> None:
         """Pool one report; of a job that was never entered it is dropped."""
@@ -62,6 +87,8 @@ class HistoryBook:
             return
         job.version += 1
         job.built = None
+        if job.settled:
+            self._by_kind[job.kind].unsettle()
         for seen in report.observations:
             key = (seen.gpu_type, seen.nodes, seen.gpus, seen.local_batch, seen.accumulation)
             job.sums[key] = _plus(job.sums.get(key), seen)
@@ -116,22 +143,15 @@ class HistoryBook:
 
     def similar(self, kind: JobKind) -> SimilarHistory | None:
         """Pooled observations of the jobs of the same kind; ``None`` before the first of them has reported."""
-        found = [self._jobs[job_id] for job_id in self._by_kind.get(kind, ()) if self._jobs[job_id].version]
+        known = self._by_kind.get(kind, _Kind())
+        found = [job for job in known.jobs if job.version]
         if not found:
             return None
-        sums: dict[_Key, list[float]] = {}
-        memory: dict[tuple[str, float], MemoryPoint] = {}
-        for job in found:
-            for key, seen in job.sums.items():
-                total = sums.get(key)
-                if total is None:
-                    sums[key] = [seen.count, seen.step_sum_s, seen.step_square_sum_s2, seen.sync_sum_s]
-                else:
-                    total[0] += seen.count
-                    total[1] += seen.step_sum_s
-                    total[2] += seen.step_square_sum_s2
-                    total[3] += seen.sync_sum_s
-            memory.update(job.memory)
+        known.settle()
+        sums = {key: list(total) for key, total in known.sums.items()}
+        memory = dict(known.memory)
+        for job in known.jobs[known.settled :]:
+            _pool(job, sums, memory)
         restarts = [sample for job in found for _, sample in sorted(job.restarts.items())]
         totals = [job.ended_samples for job in found if job.ended_samples is not None]
         gradients = [job.gradient for job in found if job.gradient is not None]
@@ -155,15 +175,33 @@ def pooled(job_id: JobId, reports: Iterable[Report]) -> JobHistory | None:
     return book.history(job_id)
 
 
+def _pool(job: _Job, sums: dict[_Key, list[float]], memory: dict[tuple[str, float], MemoryPoint]) -> None:
+    """Add what one job has measured."""
+    for key, seen in job.sums.items():
+        total = sums.get(key)
+        if total is None:
+            sums[key] = [seen.count, seen.step_sum_s, seen.step_square_sum_s2, seen.sync_sum_s]
+        else:
+            total[0] += seen.count
+            total[1] += seen.step_sum_s
+            total[2] += seen.step_square_sum_s2
+            total[3] += seen.sync_sum_s
+    memory.update(job.memory)
+
+
 def _plus(one: Observation | None, other: Observation) -> Observation:
     if one is None:
         return other
-    return replace(
-        one,
-        count=one.count + other.count,
-        step_sum_s=one.step_sum_s + other.step_sum_s,
-        step_square_sum_s2=one.step_square_sum_s2 + other.step_square_sum_s2,
-        sync_sum_s=one.sync_sum_s + other.sync_sum_s,
+    return Observation(
+        one.gpu_type,
+        one.nodes,
+        one.gpus,
+        one.local_batch,
+        one.accumulation,
+        one.count + other.count,
+        one.step_sum_s + other.step_sum_s,
+        one.step_square_sum_s2 + other.step_square_sum_s2,
+        one.sync_sum_s + other.sync_sum_s,
     )
 
 

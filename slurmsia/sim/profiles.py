@@ -91,15 +91,39 @@ class TypeProfile:
             edge = 0 if local_batch < local[0] else -1
             sync_edge = float(sync[edge])
             return float((step[edge] - sync_edge) * local_batch / local[edge] + sync_edge), sync_edge
-        if self._mesh is None:
-            from scipy.interpolate import LinearNDInterpolator
-
-            self._mesh = LinearNDInterpolator(self.points[:, :3], self.points[:, 3:])
         nodes = min(len(placement), PROFILED_NODES.get(self.gpu_type, 16))
-        step, sync = self._mesh(nodes, sum(placement), local_batch)
-        if math.isfinite(step) and math.isfinite(sync) and step > 0:
-            return float(step), float(sync)
+        step_s, sync_s = self._between(nodes, sum(placement), local_batch)
+        if math.isfinite(step_s) and math.isfinite(sync_s) and step_s > 0:
+            return step_s, sync_s
         return self._nearest(nodes, sum(placement), local_batch)
+
+    def _between(self, *at: float) -> tuple[float, float]:
+        """Linear on the simplex of measured points around (nodes, GPUs, local batch); NaN outside their hull.
+
+        What `scipy.interpolate.LinearNDInterpolator` does, to the last bit, for one point and without its imports.
+        """
+        if self._mesh is None:
+            from scipy.spatial import Delaunay
+
+            self._mesh = Delaunay(self.points[:, :3])
+        simplex = int(self._mesh.find_simplex(at))
+        if simplex < 0:
+            return math.nan, math.nan
+        *rows, corner = self._mesh.transform[simplex].tolist()
+        offset = [value - origin for value, origin in zip(at, corner, strict=True)]
+        step = sync = 0.0
+        last = 1.0
+        shares = []
+        for row in rows:
+            share = 0.0
+            for factor, value in zip(row, offset, strict=True):
+                share += factor * value
+            shares.append(share)
+            last -= share
+        for share, point in zip((*shares, last), self._mesh.simplices[simplex].tolist(), strict=True):
+            step += share * float(self.points[point, 3])
+            sync += share * float(self.points[point, 4])
+        return step, sync
 
     def _nearest(self, nodes: int, gpus: int, local_batch: float) -> tuple[float, float]:
         where = self.points
