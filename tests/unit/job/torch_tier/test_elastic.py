@@ -160,13 +160,17 @@ def test_an_unreadable_newest_checkpoint_gives_way_to_the_one_before(tmp_path: P
     assert states.load(str(tmp_path)) == {"position": 1}
 
 
-def save_for_ever(folder: str) -> None:
+def save_for_ever(folder: str, begun: int) -> None:
     torch.set_num_threads(1)
-    found = states.load(folder)
-    step = 0 if found is None else int(found["step"])
+    step = int(states.load(folder)["step"])
+    os.write(begun, b".")
     while True:
         step += 1
-        states.save(folder, step, {"step": step, "weights": torch.full((100_000,), float(step))}, keep=2)
+        states.save(folder, step, content(step), keep=2)
+
+
+def content(step: int) -> dict[str, Any]:
+    return {"step": step, "weights": torch.full((100_000,), float(step))}
 
 
 def test_killed_200_times_during_checkpointing_it_always_restarts_from_a_whole_checkpoint(
@@ -174,27 +178,31 @@ def test_killed_200_times_during_checkpointing_it_always_restarts_from_a_whole_c
 ) -> None:
     chance = random.Random(7)
     folder = str(tmp_path)
-    reached = whole = 0
+    states.save(folder, 0, content(0), keep=2)
+    reached = killed_while_writing = 0
     for _ in range(200):
+        saving, begun = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                save_for_ever(folder)
+                save_for_ever(folder, begun)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.002, 0.03))
+        os.close(begun)
+        assert os.read(saving, 1) == b"."
+        os.close(saving)
+        time.sleep(chance.uniform(0.0, 0.03))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
         path = newest(folder)
-        if path is None:
-            assert reached == 0
-            continue
+        assert path is not None
         found = torch.load(path)
         assert bool((found["weights"] == float(found["step"])).all())
         assert found["step"] >= reached
         reached = found["step"]
-        whole += 1
+        killed_while_writing += len(os.listdir(folder)) > 2
     with capsys.disabled():
-        print(f"\n200 kills, {whole} restarts from a whole checkpoint, {reached} checkpoints written")
+        print(f"\n200 kills, 200 restarts from a whole checkpoint, {reached} checkpoints written,", end=" ")
+        print(f"{killed_while_writing} kills left an unfinished file")
     assert reached > 20
-    assert whole >= 190
