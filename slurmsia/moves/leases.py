@@ -15,6 +15,9 @@ from ..deciding.eligibility import user_begin_s
 from ..standing import Standing
 from .move import Deadlines, Limits, Move, MoveKind, Phase
 
+#: So much later than planned the next round may come without a lease running out before it.
+LATE_ROUND_S = 60.0
+
 
 def limits_of(config: Config) -> Limits:
     """The limits of the move table as the policy file states them."""
@@ -22,7 +25,7 @@ def limits_of(config: Config) -> Limits:
     late = section.deadlines
     return Limits(
         lease_s=section.lease_s,
-        renew_before_s=section.lease_s / 2,
+        renew_before_s=max(section.lease_s / 2, min(config.policy.round_s + LATE_ROUND_S, section.lease_s)),
         retry_s=section.retry_s,
         attempts=section.attempts,
         mends=section.launch_failures,

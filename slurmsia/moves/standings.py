@@ -6,6 +6,7 @@ forgets what the user submitted: once an edit of ours may have reached Slurm, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ class StandingBook:
         self._lease_s = lease_s
         self._standings: dict[JobId, Standing] = dict(standings or {})
         self._seen_s: dict[JobId, float] = {}
+        self._begin_s: dict[JobId, float | None] = {}
         self._reports: set[JobId] = set()
         self._proven: set[JobId] = set()
         self._changed: set[JobId] = set()
@@ -63,9 +65,11 @@ class StandingBook:
                 self._standings[job.id] = after
                 self._changed.add(job.id)
             self._seen_s[job.id] = snapshot.taken_s
+            self._begin_s[job.id] = job.begin_s
         for job_id in [job_id for job_id in self._standings if job_id not in alive]:
             del self._standings[job_id]
             self._seen_s.pop(job_id, None)
+            self._begin_s.pop(job_id, None)
         for known in (self._proven, self._reports, self._changed):
             known &= alive
         return self.standings()
@@ -129,7 +133,8 @@ class StandingBook:
         untouched = standing.moves == 0 and move is None and job.restarts == 0 and standing.run_started_s is None
         if job.state is JobState.PENDING and untouched:
             standing = replace(standing, submitted=job.request, submitted_time_limit_s=job.time_limit_s)
-            standing = replace(standing, user_begin_s=self._user_begin(job), requested=_requested(job))
+            begin_s = self._user_begin(job) if before is None else self._user_begin_again(job, before, now_s)
+            standing = replace(standing, user_begin_s=begin_s, requested=_requested(job))
         standing = self._accounted(job, standing, now_s)
         target = move.target if move is not None and not move.phase.final else None
         nodes = move.gpus_by_node if move is not None and target is not None else ()
@@ -157,6 +162,17 @@ class StandingBook:
         if job.state is not JobState.PENDING or job.begin_s is None:
             return None
         return job.begin_s if job.begin_s > job.submit_s + self._lease_s + _LEASE_SLACK_S else None
+
+    def _user_begin_again(self, job: Job, before: Standing, now_s: float) -> float | None:
+        """The begin time of its user of a job seen before: its user's stays its user's while it lies ahead; of a new
+        one only what a lease of ours, written since the last look, can be is not the user's."""
+        if job.begin_s is None or (before.user_begin_s is not None and before.user_begin_s > now_s):
+            return job.begin_s
+        if job.begin_s == self._begin_s.get(job.id):
+            return before.user_begin_s
+        earliest_s = self._seen_s.get(job.id, -math.inf) + self._lease_s - _LEASE_SLACK_S
+        latest_s = now_s + self._lease_s + _LEASE_SLACK_S
+        return None if earliest_s <= job.begin_s <= latest_s else job.begin_s
 
     def _accounted(self, job: Job, standing: Standing, now_s: float) -> Standing:
         """GPU-seconds, time run, since when it waits, and whether a new run still restores."""

@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 TICK_S = 2.0
 #: Longest pause between two looks while nothing at all happens in the cluster.
 QUIET_TICK_S = 20.0
-#: Rounds that may be skipped in a row when nothing but time has changed.
+#: Rounds that may be skipped in a row when nothing but time has changed, and the longest pause that makes: leases
+#: are renewed in rounds.
 MOST_SKIPPED = 4
+LONGEST_PAUSE_S = 300.0
 #: A simulation whose queue stands still for so long is stuck.
 STUCK_S = 14 * 86400.0
 
@@ -242,10 +244,12 @@ class Simulation:
     def _nothing_new(self) -> bool:
         """Whether a round may be skipped: no report, submission, start, end, node change or move since the last one.
 
-        What remains is that jobs grow older; for that every `MOST_SKIPPED`-th round is held anyway.
+        What remains is that jobs grow older and leases end; for that a round is held anyway after `MOST_SKIPPED`.
         """
         key = (self._heard, len(self.traces), len(self.emulator.accounting), len(self._repairs))
-        if key == self._decided_on and not self.actor.flights and self._skipped < MOST_SKIPPED:
+        pause_s = (self._skipped + 2) * self.config.policy.round_s
+        may_skip = self._skipped < MOST_SKIPPED and pause_s <= LONGEST_PAUSE_S
+        if key == self._decided_on and not self.actor.flights and may_skip:
             self._skipped += 1
             return True
         self._decided_on, self._skipped = key, 0

@@ -12,6 +12,9 @@ import jsonschema
 import pytest
 from sim_profiles import write_profiles, write_workload
 
+from slurmsia.plan import Plan
+from slurmsia.round import decide
+from slurmsia.sim import honest
 from slurmsia.sim.neighbours import waiting
 from slurmsia.sim.result import TIMING_KEYS, summary
 from slurmsia.sim.runner import RunSpec, run_many, run_one
@@ -209,3 +212,20 @@ def test_the_default_options_of_robustness_end_every_job(small: RunSpec, option:
     assert len(result.jobs) == 10
     if option == "all_rigid=1":
         assert all(len({s.gpus for s in job.segments}) == 1 for job in result.jobs)
+
+
+@pytest.mark.parametrize("policy", ["fifo", "gavel"])
+def test_a_job_that_only_waits_for_room_is_never_left_to_slurm(
+    small: RunSpec, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[str] = []
+
+    def listening(*given: object) -> Plan:
+        plan = decide(*given)  # type: ignore[arg-type]
+        codes.extend(verdict.code for verdict in plan.verdicts)
+        return plan
+
+    monkeypatch.setattr(honest, "decide", listening)
+    run_one(changed(small, policy=policy, cluster="homog64", jobs_scale=24))
+    assert codes.count("waits-for-capacity") > 20
+    assert "begins-later" not in codes
