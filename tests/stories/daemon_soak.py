@@ -350,6 +350,7 @@ def main() -> int:
         "rss_growth": round(seen.rss_mb[-1] / seen.rss_mb[0] - 1.0, 4),
         "rss_by_hour_mb": seen.rss_mb,
         "wall_s": round(wall_s, 1),
+        "cpu_s": round(time.process_time(), 1),
         "speed": round(options.hours * 3600.0 / wall_s),
     }
     print(json.dumps(summary) if options.json else "\n".join(f"{key}: {value}" for key, value in summary.items()))
