@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from slurmsia.sim.neighbours import LONGER_AT_MOST, waiting
+from slurmsia.sim.neighbours import LONGER_AT_MOST, PooledWaiting, Waiting, pooled, waiting
 from slurmsia.sim.result import summary
-from slurmsia.sim.runner import PHYSICS, PLAIN_SLURM, RunSpec, run_many
+from slurmsia.sim.runner import PHYSICS, PLAIN_SLURM, RunSpec, default_workers, run_many
 
 #: Promised: seconds for at most so many jobs, and megabytes (EVALUATION.md promise 4).
 LIMITS_S = ((160, 5.0), (960, 20.0))
@@ -98,46 +98,64 @@ def _measure(spec: RunSpec, name: str, repeat: int) -> dict[str, object]:
     show_default=True,
     help="Share of jobs without a declaration.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="So many seeds, pooled.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def neighbours_bench(
-    data: Path, workloads: Sequence[str], policy: str, undeclared: float, seed: int, as_json: bool
+    data: Path, workloads: Sequence[str], policy: str, undeclared: float, seed: int, seeds: int, as_json: bool
 ) -> None:
     """Waiting time of undeclared jobs on a mixed workload, with slurmsia and without.
 
+    A seed draws which jobs are undeclared, which GPU type they ask for, and all noise.
+
     \b
-    Example:
+    Examples:
       slurmsia bench neighbours --data DIR --undeclared 0.3
+      slurmsia bench neighbours --data DIR --workload saturn/1 --seeds 20
     """
-    rows = []
-    for name in workloads:
-        specs = [
-            RunSpec(
-                one,
-                workload_file=_file(data, name),
-                profiles_dir=data / "profiles",
-                undeclared=undeclared,
-                seed=seed,
-                segments=False,
-            )
-            for one in (PLAIN_SLURM, policy)
-        ]
-        batch = run_many(specs, 2)
-        if batch.errors:
-            raise click.ClickException(next(iter(batch.errors.values())))
-        rows.append(waiting(batch.results[0], batch.results[1]))
+    specs = [
+        RunSpec(
+            one,
+            workload_file=_file(data, name),
+            profiles_dir=data / "profiles",
+            undeclared=undeclared,
+            seed=number,
+            segments=False,
+        )
+        for name in workloads
+        for number in range(seed, seed + seeds)
+        for one in (PLAIN_SLURM, policy)
+    ]
+    batch = run_many(specs, default_workers())
+    if batch.errors:
+        raise click.ClickException(next(iter(batch.errors.values())))
+    results = batch.finished()
+    if batch.interrupted or len(results) < len(specs):
+        raise click.ClickException("interrupted; nothing to compare")
+    rows = [waiting(without, managed) for without, managed in zip(results[::2], results[1::2], strict=True)]
+    together = pooled(rows)
     if as_json:
-        values = [
-            {**{key: getattr(row, key) for key in row.__dataclass_fields__}, "longer": row.longer, "holds": row.holds}
-            for row in rows
-        ]
-        click.echo(json.dumps({"schema": 1, "bench": "neighbours", "rows": values}))
+        document = {"rows": [_values(row) for row in rows], "pooled": _values(together)}
+        click.echo(json.dumps({"schema": 1, "bench": "neighbours", **document}))
         return
     for row in rows:
         click.echo(
-            f"{row.workload} {row.policy}: {row.jobs} undeclared jobs wait {row.mean_with_s:.0f} s on average with "
-            f"slurmsia, {row.mean_without_s:.0f} s without ({row.longer:+.1%}, at most {LONGER_AT_MOST:+.0%}: "
-            f"{'holds' if row.holds else 'MISSED'}); median {row.median_with_s:.0f} / {row.median_without_s:.0f} s, "
+            f"{row.workload} seed {row.seed} {row.policy}: {row.jobs} undeclared jobs wait {row.mean_with_s:.0f} s on "
+            f"average with slurmsia, {row.mean_without_s:.0f} s without ({row.longer:+.1%}, at most "
+            f"{LONGER_AT_MOST:+.0%}: {'holds' if row.holds else 'MISSED'}); "
+            f"median {row.median_with_s:.0f} / {row.median_without_s:.0f} s, "
             f"p95 {row.p95_with_s:.0f} / {row.p95_without_s:.0f} s; "
             f"declared jobs' completion time x{row.declared_jct_ratio:.2f}"
         )
+    if len(rows) > 1:
+        sure = "" if together.low is None else f", 95 % {together.low:+.1%} to {together.high:+.1%}"
+        click.echo(
+            f"{together.policy}, {together.runs} runs together: {together.jobs} undeclared jobs wait "
+            f"{together.mean_with_s:.0f} s with slurmsia, {together.mean_without_s:.0f} s without "
+            f"({together.longer:+.1%}{sure}, at most {LONGER_AT_MOST:+.0%}: "
+            f"{'holds' if together.holds else 'MISSED'}); {together.runs_that_hold} runs hold by themselves"
+        )
+
+
+def _values(one: Waiting | PooledWaiting) -> dict[str, object]:
+    return {**{key: getattr(one, key) for key in one.__dataclass_fields__}, "longer": one.longer, "holds": one.holds}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slurmsia.sim.compare import comparison, load_runs, ratio
+from slurmsia.sim.neighbours import Waiting, pooled
 from slurmsia.sim.result import SUMMARY_KEYS, JobResult, RunResult, Segment, as_json, summary
 from slurmsia.sim.runner import RunSpec
 from slurmsia.sim.settings import SettingError, config_from, split_options
@@ -95,3 +96,25 @@ def test_a_sweep_is_every_combination_with_a_label_of_its_own() -> None:
     assert len({(spec.policy, spec.label) for spec in specs}) == 12
     assert specs[5].seed == 3
     assert "sia.p=-0.5" in specs[5].options
+
+
+def waited(seed: int, jobs: int, without_s: float, with_s: float) -> Waiting:
+    return Waiting("w/1", "sia", jobs, without_s, with_s, 0.0, 0.0, 0.0, 0.0, 1.0, seed)
+
+
+def test_pooled_waits_count_each_undeclared_job_once() -> None:
+    together = pooled([waited(0, 10, 100.0, 130.0), waited(1, 30, 200.0, 170.0)])
+    assert (together.jobs, together.runs, together.runs_that_hold) == (40, 2, 1)
+    assert together.mean_without_s == pytest.approx(175.0)
+    assert together.mean_with_s == pytest.approx(160.0)
+    assert together.longer == pytest.approx(-15.0 / 175.0)
+    assert together.low is None
+
+
+def test_the_promise_to_neighbours_holds_only_if_chance_could_not_break_it() -> None:
+    sure = pooled([waited(seed, 10, 100.0, 103.0) for seed in range(5)])
+    assert sure.holds
+    assert sure.low == pytest.approx(0.03)
+    unsure = pooled([waited(seed, 10, 100.0, 160.0 if seed == 0 else 60.0) for seed in range(3)])
+    assert unsure.longer < 0
+    assert not unsure.holds
