@@ -27,14 +27,16 @@ POLICIES: tuple[str, ...] = (
 
 
 class GoodputSection(Section):
-    """Policy `goodput`: job-seconds saved within a look-ahead (docs/goodput.md). Each term has its switch."""
+    """Policy `goodput`: speed within a look-ahead, short work first (docs/goodput.md). Each term has its switch."""
 
+    p: float = Field(default=0.5, gt=0, le=1)
+    """Exponent of speed: 1 adds up speeds, so all goes to whoever gains most; less shares more evenly among jobs."""
     look_ahead_s: float = Field(default=900.0, ge=60, le=86400)
     """How long a choice is taken to last: a move must earn its restart within that time."""
     lasting: float = Field(default=1.0, ge=0, le=10)
     """A run is taken to last this many times as long again as it has, where that is more; 0 = off."""
-    pay_back: float = Field(default=2.0, ge=0, le=10)
-    """Further restarts that leaving a configuration is taken to cause, at the job's learnt cost; 0 = moves are free."""
+    pay_back: float = Field(default=3.0, ge=0, le=10)
+    """Further restarts charged for leaving a configuration, at the job's learnt cost; 0 = moves and starts are free."""
     short_first: float = Field(default=0.5, ge=0, le=2)
     """Jobs with little left count more: exponent of the number of jobs that have at least as much left; 0 = off."""
     patience_s: float = Field(default=3600.0, ge=60)
@@ -45,6 +47,8 @@ class GoodputSection(Section):
     """Start a job at any size up to twice the largest on which similar jobs were measured, without doubling first."""
     gpu_price: float = Field(default=0.3, ge=0, le=2)
     """Dislike of sizes that scale badly: exponent of goodput per GPU over the job's best on the type; 0 = off."""
+    noise_ahead: float = Field(default=2.0, ge=1, le=10)
+    """Gradient noise while a choice lasts, as a multiple of what the job last reported; 1 = as reported."""
 
 
 class SiaSection(Section):

@@ -1,8 +1,8 @@
-"""Policy `goodput`: job-seconds saved within a look-ahead, moves paid for, short work first, nobody starved.
+"""Policy `goodput`: speed within a look-ahead, moves paid for, short work first, nobody starved.
 
-The value of a configuration is how much sooner the job ends if it holds it for the look-ahead H instead of waiting so
-long, counted once for each job that ends sooner with it. Restarts, short jobs and idle GPUs are thereby priced in one
-unit, seconds; docs/goodput.md explains each term, its switch and what it is worth. No term uses more than reports,
+The value of a configuration is the speed that a job would have there on average over the look-ahead H, restart and
+all, as a multiple of its speed on an equal share, to a power below one: the first GPUs of a job count more than its
+last. docs/goodput.md explains each term, its switch and what it is worth. No term uses more than reports,
 declarations and the history of similar jobs.
 """
 
@@ -21,39 +21,37 @@ from .worth import finished
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """maximise  sum_i weight_i x (seconds by which job i ends sooner + restarts that it is spared)."""
+    """maximise  sum_i weight_i x (speed of job i over the look-ahead, restart included / its fair speed)^p."""
 
     options: PolicySection = field(default_factory=PolicySection)
     name: str = "goodput"
 
     def terms(self, problem: RoundProblem) -> Terms:
-        """Weighted seconds saved of each configuration over staying queued; staying where it is saves restarts too."""
+        """Weighted speed of each configuration over staying queued, in units of ``look_ahead_s`` at the fair speed."""
         rows = Rows(problem, self.options)
         mine = self.options.goodput
         fair = equal_share_goodput(rows)
         work, fair = np.where(fair > 0, work_left(rows), 0.0), np.where(fair > 0, fair, 1.0)
-        pays = mine.pay_back > 0
-        cost = np.where(rows.is_current | (rows.current < 0)[:, None] | (not pays), 0.0, rows.restart_s[:, None])
+        cost = restart_charge_s(rows, mine.pay_back)
         bonus = 1.0 + mine.explore * unsure(rows)
         thrift = efficiency(rows) ** mine.gpu_price if mine.gpu_price > 0 else np.ones_like(bonus)
-        ahead_s = look_ahead_s(rows, mine.look_ahead_s, mine.lasting)
-        saved = saved_s(rows.goodput * bonus * thrift, work, fair, cost, ahead_s)
-        spared = np.where(rows.is_current, mine.pay_back * rows.restart_s[:, None], 0.0)
-        one_size = of_one_size(rows)
-        first = short_first(work / fair, rows.managed, mine.short_first, one_size)
+        offered = rows.goodput * bonus * thrift
+        ahead_s = look_ahead_s(rows, offered, mine.look_ahead_s, mine.lasting)
+        speed = mean_speed(offered, work, cost, ahead_s) / fair[:, None]
+        one_size, told = of_one_size(rows), tells_work(rows)
+        first = short_first(work / fair, rows.managed, told, mine.short_first, one_size)
         patience = waited(rows, mine.patience_s, one_size)
-        weight = first * patience * mine.look_ahead_s / ahead_s
         why = {
             "goodput": rows.goodput / fair[:, None],
             "restart-cost": cost,
-            "restart-spared": spared,
             "short-first": first[:, None],
-            "jobs-with-less-left": shorter(work / fair, rows.managed)[:, None],
+            "jobs-with-less-left": shorter(work / fair, rows.managed, told)[:, None],
             "waited": patience[:, None],
             "thrift": thrift,
             "explore": bonus,
         }
-        gain = np.where(rows.usable, weight[:, None] * (saved + spared), -np.inf)
+        weight = mine.look_ahead_s * first * patience
+        gain = np.where(rows.usable, weight[:, None] * speed**mine.p, -np.inf)
         return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why)
 
 
@@ -63,23 +61,35 @@ def work_left(rows: Rows) -> Floats:
     return np.where(left > 0, left, rows.done_work)
 
 
-def look_ahead_s(rows: Rows, least_s: float, lasting: float) -> Floats:
-    """[jobs] how long a choice for each job is taken to last: ``lasting`` times as long as its present run has."""
+def look_ahead_s(rows: Rows, speed: Floats, least_s: float, lasting: float) -> Floats:
+    """[jobs, C] how long a choice for each job is taken to last: ``lasting`` times as long as its present run has.
+
+    Who is to make room goes to a slower configuration only until the other has ended, so that lasts ``least_s``.
+    """
     run = np.array([c.run_s if c.current >= 0 else 0.0 for c in rows.problem.candidates])
-    return np.maximum(lasting * run, least_s)
+    now = np.max(speed, axis=1, initial=0.0, where=rows.is_current)[:, None]
+    return np.where(speed < now, least_s, np.maximum(lasting * run, least_s)[:, None])
 
 
-def saved_s(speed: Floats, work: Floats, fair: Floats, cost_s: Floats, ahead_s: Floats) -> Floats:
-    """[jobs, C] seconds by which a job ends sooner if it holds a configuration for ``ahead_s`` instead of nothing.
+def restart_charge_s(rows: Rows, pay_back: float) -> Floats:
+    """[jobs, C] seconds without progress charged: none for staying, S for a start, (1 + ``pay_back``) S for a move.
 
-    Afterwards it goes on at ``fair`` in both cases. A job that ends within the look-ahead after T = cost + work/speed
-    saves ahead + work/fair - T; one that does not saves the work that it gets done, at its fair rate.
+    Who leaves a configuration for a short while comes back; 0 switches all of it off.
+    """
+    times = np.where(rows.current >= 0, 1.0 + pay_back, 1.0) if pay_back > 0 else np.zeros(len(rows.models))
+    return np.where(rows.is_current, 0.0, (times * rows.restart_s)[:, None])
+
+
+def mean_speed(speed: Floats, work: Floats, cost_s: Floats, ahead_s: Floats) -> Floats:
+    """[jobs, C] samples/s on average over the look-ahead ``ahead_s``, or to the end where the job ends sooner.
+
+    Nothing happens for the first ``cost_s``; a job that ends after T = cost + work/speed has work/T.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ahead = ahead_s[:, None]
         ends_s = cost_s + work[:, None] / speed
-        done = np.maximum(ahead - cost_s, 0.0) * speed / fair[:, None]
-        return np.where(ends_s < ahead, ahead + (work / fair)[:, None] - ends_s, done)
+        to_the_end = np.where(cost_s > 0, work[:, None] / ends_s, speed)
+        within = np.maximum(ahead_s - cost_s, 0.0) / ahead_s * speed
+        return np.where(speed > 0, np.where(ends_s < ahead_s, to_the_end, within), 0.0)
 
 
 def of_one_size(rows: Rows) -> Flags:
@@ -87,24 +97,33 @@ def of_one_size(rows: Rows) -> Flags:
     return np.array([c.min_gpus >= c.max_gpus for c in rows.problem.candidates], dtype=np.bool_)
 
 
-def short_first(left_s: Floats, counted: Flags, exponent: float, one_size: Flags) -> Floats:
+def tells_work(rows: Rows) -> Flags:
+    """[jobs] whether a target or similar jobs say how much a job has left; not once it has passed that."""
+    return np.array([(model.work_remaining or 0.0) > 0 for model in rows.models], dtype=np.bool_)
+
+
+def short_first(left_s: Floats, counted: Flags, told: Flags, exponent: float, one_size: Flags) -> Floats:
     """[jobs] to the power ``exponent``: how many of the ``counted`` jobs have at least as much left, itself included.
 
     With speed-ups K^p the shares that are best for mean completion time (heSRPT, PEVA 2019) follow from weights close
-    to this number to the power p: whoever ends first frees GPUs for all who have more left. A job of one size has
-    p = 1; its weight is scaled so that the job with the least left weighs the same whatever its kind.
+    to this number to the power p: whoever ends first frees GPUs for all who have more left. Only jobs of which this is
+    ``told`` are ranked, as if the others were like them; the others stand in the middle. A job of one size has p = 1;
+    its weight is scaled so that the job with the least left weighs the same whatever its kind.
     """
-    ordered = np.sort(left_s[counted])
-    behind = np.maximum(len(ordered) - np.searchsorted(ordered, left_s, side="left"), 1.0)
     if exponent == 0:
-        return np.ones_like(behind)
+        return np.ones_like(left_s)
+    jobs = max(int(counted.sum()), 1)
+    ordered = np.sort(left_s[counted & told])
+    more = len(ordered) - np.searchsorted(ordered, left_s, side="left")
+    behind = np.where(told, np.maximum(more * jobs / max(len(ordered), 1), 1.0), (jobs + 1) / 2)
     power = np.where(one_size, max(exponent, 1.0), exponent)
-    return np.asarray(behind**power * max(len(ordered), 1) ** (exponent - power))
+    return np.asarray(behind**power * jobs ** (exponent - power))
 
 
-def shorter(left_s: Floats, counted: Flags) -> Floats:
-    """[jobs] how many of the ``counted`` jobs have less left."""
-    return np.searchsorted(np.sort(left_s[counted]), left_s, side="left").astype(np.float64)
+def shorter(left_s: Floats, counted: Flags, told: Flags) -> Floats:
+    """[jobs] how many of the ``counted`` jobs are told to have less left; 0 for those of which nothing is told."""
+    found = np.searchsorted(np.sort(left_s[counted & told]), left_s, side="left")
+    return np.where(told, found, 0).astype(np.float64)
 
 
 def waited(rows: Rows, patience_s: float, one_size: Flags) -> Floats:

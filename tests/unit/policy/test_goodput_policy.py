@@ -12,8 +12,8 @@ from slurmsia.policy.base import Candidate
 from slurmsia.policy.goodput import work_left
 from slurmsia.policy.rows import Rows
 
-#: Only seconds saved: every other term is switched off.
-BARE = {"pay_back": 0, "lasting": 0, "short_first": 0, "explore": 0, "gpu_price": 0}
+#: Only speed against the equal share, in units of the look-ahead: every other term is switched off.
+BARE = {"p": 1, "pay_back": 0, "lasting": 0, "short_first": 0, "explore": 0, "gpu_price": 0}
 
 
 def with_work(*left: float, restart_s: float = 30.0) -> dict[str, JobModel]:
@@ -24,33 +24,51 @@ def with_work(*left: float, restart_s: float = 30.0) -> dict[str, JobModel]:
     }
 
 
-def test_a_long_job_saves_its_work_within_the_look_ahead_at_its_fair_rate():
-    # alone: a fair share is 2 GPUs of each type, 20 + 40 samples/s; 10/s for 900 s are 150 s at that rate
+def test_the_value_is_the_speed_over_that_on_an_equal_share():
+    # alone: a fair share is 2 GPUs of each type, 20 + 40 samples/s; 10/s is a sixth of that
     said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(1e9)), goodput=BARE)
     assert said.value[0] == pytest.approx([150.0, 300.0, 300.0, 600.0])
 
 
-def test_a_job_that_ends_within_the_look_ahead_saves_the_wait_and_the_rest():
-    # 6,000 samples: at 20/s it ends after 300 s; waiting 900 s and then 60/s it would end after 1,000 s
-    said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(6000.0)), goodput=BARE)
-    assert said.value[0] == pytest.approx([1000.0 - 600.0, 700.0, 700.0, 1000.0 - 150.0])
+def test_below_one_the_exponent_makes_the_first_gpus_of_a_job_count_more_than_its_last():
+    said = terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(1e9)), goodput={**BARE, "p": 0.5})
+    assert said.value[0] == pytest.approx([900 / 6**0.5, 900 / 3**0.5, 900 / 3**0.5, 900 * (2 / 3) ** 0.5])
+
+
+def test_two_equal_jobs_share_what_one_could_scale_to_without_loss():
+    round_ = problem([[10.0, 20.0, 0.0, 0.0]] * 2, models=with_work(1e9, 2e9), capacity={"a": 2})
+    shared = terms("goodput", round_, goodput={**BARE, "p": 0.5})
+    assert chosen(round_, shared) == ["1 a", "1 a"]
+
+
+def test_a_job_that_ends_within_the_look_ahead_is_charged_its_start_until_its_end():
+    # 6,000 samples: at 10/s they take 30 + 600 s, so 9.52/s on average, of the fair share's 60
+    said = terms(
+        "goodput", problem([[10.0, 20.0, 0.0, 40.0]], models=with_work(6000.0)), goodput={**BARE, "pay_back": 2}
+    )
+    fair = 20.0 + 40.0
+    assert said.value[0, [0, 1, 3]] == pytest.approx([900 * 6000 / (30 + 6000 / g) / fair for g in (10.0, 20.0, 40.0)])
 
 
 def test_the_value_is_continuous_where_a_job_ends_with_the_look_ahead():
     just = [
-        terms("goodput", problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(9000.0 + d)), goodput=BARE).value[0, 0]
+        terms(
+            "goodput",
+            problem([[10.0, 20.0, 20.0, 40.0]], models=with_work(8700.0 + d)),
+            goodput={**BARE, "pay_back": 2},
+        )
         for d in (-0.01, 0.01)
     ]
-    assert just[0] == pytest.approx(just[1], abs=0.01)
+    assert just[0].value[0, 0] == pytest.approx(just[1].value[0, 0], abs=0.01)
 
 
-def test_a_move_loses_its_restart_and_staying_is_spared_the_ones_that_follow():
+def test_a_move_pays_its_restart_and_the_ones_that_follow_out_of_the_look_ahead():
     running = Candidate("j0", current=0)
     round_ = problem([[10.0, 20.0, 20.0, 40.0]], [running], models=with_work(1e9, restart_s=90.0))
     said = terms("goodput", round_, goodput={**BARE, "pay_back": 2})
-    assert said.value[0] == pytest.approx([150.0 + 180.0, 810 * 20 / 60, 810 * 20 / 60, 810 * 40 / 60])
+    assert said.value[0] == pytest.approx([150.0, 630 * 20 / 60, 630 * 20 / 60, 630 * 40 / 60])
     assert chosen(round_, said) == ["2 b"]
-    assert chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 5})) == ["1 a"]
+    assert chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 8})) == ["1 a"]
 
 
 def test_a_run_that_lasted_moves_for_a_gain_that_a_new_run_would_not_move_for():
@@ -60,6 +78,22 @@ def test_a_run_that_lasted_moves_for_a_gain_that_a_new_run_would_not_move_for():
         return chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 2, "lasting": 1}))
 
     assert (held(300.0), held(7200.0)) == (["1 a"], ["2 a"])
+
+
+def test_a_job_is_not_sent_to_a_slower_place_for_a_short_while_however_long_it_ran():
+    # twice 100 s of restart and more are dearer than what the short job would gain on the fast GPU
+    running = Candidate("j0", current=2, run_s=36000.0, max_gpus=2)
+    round_ = problem([[10.0, 0.0, 20.0, 0.0]], [running], models=with_work(1e9, restart_s=100.0))
+    said = terms("goodput", round_, goodput={**BARE, "pay_back": 2, "lasting": 1})
+    assert said.value[0, 0] / said.value[0, 2] == pytest.approx(0.5 * (900 - 300) / 900)
+
+
+def test_a_job_of_which_nothing_says_what_is_left_stands_in_the_middle():
+    models = with_work(4e9, 1e9, 3e9)
+    models["j1"] = JobModel("j1", restart=RestartCost(30.0), work_done=5e12)
+    said = terms("goodput", problem([[10.0, 20.0, 10.0, 20.0]] * 3, models=models), goodput={**BARE, "short_first": 1})
+    assert said.why["short-first"][:, 0] == pytest.approx([1.5, 2.0, 3.0])
+    assert said.why["jobs-with-less-left"][:, 0].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_jobs_count_as_many_times_as_jobs_have_at_least_as_much_left():
