@@ -121,3 +121,26 @@ def test_the_order_of_jobs_does_not_matter(round_: RoundProblem) -> None:
     )
     other = replace(round_, candidates=round_.candidates[turned], matrix=matrix, valid=round_.valid[turned])
     np.testing.assert_allclose(said(other).value[turned], said(round_).value, rtol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rounds(), st.floats(1.0, 1e6))
+def test_a_longer_run_never_makes_a_slower_place_more_attractive(round_: RoundProblem, longer_s: float) -> None:
+    elastic = tuple(replace(c, max_gpus=2) for c in round_.candidates)
+    later = tuple(replace(c, run_s=c.run_s + longer_s) for c in elastic)
+    before, after = (said(replace(round_, candidates=who), explore=0, gpu_price=0).value for who in (elastic, later))
+    for row, candidate in enumerate(round_.candidates):
+        if candidate.managed and candidate.current >= 0:
+            slower = round_.valid[row] & (round_.matrix.goodput[row] < round_.matrix.goodput[row, candidate.current])
+            np.testing.assert_allclose(after[row][slower], before[row][slower], rtol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rounds(), st.floats(0.05, 1.0))
+def test_the_exponent_changes_no_jobs_order_of_configurations(round_: RoundProblem, exponent: float) -> None:
+    linear, concave = said(round_, p=1.0).value, said(round_, p=exponent).value
+    for row, candidate in enumerate(round_.candidates):
+        if candidate.managed:
+            ok = round_.valid[row]
+            order = np.argsort(linear[row][ok], kind="stable")
+            assert (np.diff(concave[row][ok][order]) >= -1e-9 * np.maximum(concave[row][ok][order][1:], 1e-9)).all()
