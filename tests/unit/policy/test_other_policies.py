@@ -34,6 +34,13 @@ def test_gavel_gives_the_fast_type_to_the_job_that_gains_most_from_it():
     assert not np.isfinite(said.value[:, [1, 3]]).any()
 
 
+def test_gavel_counts_every_job_once_however_many_gpus_it_asks_for():
+    jobs = [Candidate("small", requested=A1), Candidate("large", requested=A2)]
+    said = terms("gavel", problem([[10.0, 19.0, 20.0, 38.0], [10.0, 19.0, 20.0, 38.0]], jobs))
+    assert said.value[0, [0, 2]] == pytest.approx(np.array([1.0, 2.0]))
+    assert said.value[1, [1, 3]] == pytest.approx(np.array([1.0, 2.0]))
+
+
 def test_pollux_does_not_tell_types_apart_and_stays_below_its_cap():
     said = terms("pollux", problem([[10.0, 16.0, 40.0, 64.0]]), pollux={"max_gpus": 1})
     assert said.value[0, 0] == said.value[0, 2]
