@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from daemon_stage import NODES, TICK_S, Killed, Stage
 from slurmsia_daemon.control import Wish
+from slurmsia_daemon.upkeep import trim
 
 from slurmsia.cluster import JobId, JobState
 from slurmsia.sim.honest_job import HonestJob, HonestSettings
@@ -314,7 +315,9 @@ class DaemonSoak:
 
 
 def _rss_mb() -> float:
+    """Resident memory after what the daemon itself does every 10 minutes, wherever in these this moment is."""
     gc.collect()
+    trim()
     return round(psutil.Process().memory_info().rss / 2**20, 1)
 
 
