@@ -33,7 +33,7 @@ WORSE_AT_MOST = 0.02
 
 _CLUSTERS: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "one-gpu-nodes": {"t4": (24, 1), "a100": (16, 1), "rtx": (24, 1)},
-    "five-types": {"t4": (4, 4), "a100": (1, 8), "rtx": (2, 8), "quad": (2, 4), "v100": (2, 8)},
+    "five-types": {"t4": (4, 4), "a100": (1, 8), "rtx": (2, 8), "quad": (1, 4), "v100": (2, 8)},
 }
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
