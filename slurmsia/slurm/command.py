@@ -211,7 +211,10 @@ class CommandClient:
         return failures
 
     def requeue(self, job_id: JobId, deadline_s: float = 10.0) -> None:
-        self._write(job_id, *scontrol.requeue(job_id), deadline_s=deadline_s)
+        end = time.monotonic() + deadline_s
+        self._single(job_id)
+        not_cancelled(self._one(job_id, deadline_s))
+        self._write(job_id, *scontrol.requeue(job_id), deadline_s=max(0.1, end - time.monotonic()))
 
     def reshape(self, job_id: JobId, edit: Reshape, deadline_s: float = 10.0) -> None:
         end = time.monotonic() + deadline_s
@@ -352,6 +355,12 @@ def pressure_of(sdiag: str) -> float:
 
 #: Words of Slurm's complaint when it was built without JSON, or is too old for ``--json``.
 _NO_JSON = ("serializer", "json", "data_parser", "unrecognized option")
+
+
+def not_cancelled(job: Job) -> None:
+    """Refuse to requeue a job that was cancelled since it was last read: Slurm would put it back and run it again."""
+    if job.end_state == "CANCELLED":
+        raise NoSuchJob(2021, f"job {job.id}: it was cancelled, and is not put back", job.id)
 
 
 def _prints_no_json(answer: Answer) -> bool:

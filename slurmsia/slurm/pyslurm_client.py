@@ -15,7 +15,7 @@ from ..config import Config
 from . import json_form, scontrol
 from . import normalise as n
 from .client import Capabilities, Health, JobsRead, NoSuchJob, SlurmError, SlurmUnavailable
-from .command import CommandClient
+from .command import CommandClient, not_cancelled
 from .worker_handle import CallFailed, WorkerHandle
 
 #: Slurm error numbers that mean the controller is away, not that it refused.
@@ -67,6 +67,10 @@ class PyslurmClient(CommandClient):
             super().requeue(job_id, deadline_s)
             return
         self._single(job_id)
+        with self._named(job_id):
+            records = self._worker.call("job", int(scontrol.job_argument(job_id)), deadline_s=deadline_s)
+        for job in json_form.jobs(records, self._node_types)[0]:
+            not_cancelled(job)
         self._pace.wait(deadline_s)
         with self._named(job_id):
             self._worker.call("requeue", int(scontrol.job_argument(job_id)), deadline_s=deadline_s)

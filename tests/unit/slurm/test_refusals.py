@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from slurmsia.cluster import Job, JobState
 from slurmsia.slurm import scontrol
 from slurmsia.slurm.client import NoSuchJob, NotPending, SlurmRejected
+from slurmsia.slurm.command import CommandClient
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,20 @@ def test_every_refusal_is_named_and_says_whether_to_ask_again(
     assert refused.retryable is retryable
     assert refused.job_id == "17"
     assert said.splitlines()[-1] in str(refused)
+
+
+@pytest.mark.parametrize(("end_state", "put_back"), [("CANCELLED", False), ("FAILED", True), ("", True)])
+def test_a_job_that_its_user_cancelled_since_the_last_read_is_not_put_back(
+    monkeypatch: pytest.MonkeyPatch, end_state: str, put_back: bool
+) -> None:
+    client = CommandClient.__new__(CommandClient)
+    written: list[str] = []
+    monkeypatch.setattr(client, "_single", lambda _: None)
+    monkeypatch.setattr(client, "_one", lambda job_id, _: Job(job_id, 1000, JobState.ENDED, 0.0, end_state=end_state))
+    monkeypatch.setattr(client, "_write", lambda job_id, *_, deadline_s: written.append(job_id))
+    if put_back:
+        client.requeue("17")
+    else:
+        with pytest.raises(NoSuchJob, match="cancelled"):
+            client.requeue("17")
+    assert written == (["17"] if put_back else [])
