@@ -202,6 +202,13 @@ class Site:
         final = ("verified", "aborted", "restored")
         self.cluster.wait_for(lambda: all(move[2] in final for move in self.daemon.moves()), 120, "moves to end", 0.5)
 
+    def settle(self) -> None:
+        """Take all orders back and wait until the daemon has heard of it and no move is under way."""
+        self.no_orders()
+        before = self.daemon.rounds()
+        self.cluster.wait_for(lambda: self.daemon.rounds() >= before + 2, 60, "two more rounds", 0.5)
+        self.wait_calm()
+
     def release_all(self) -> None:
         """What an operator runs when the daemon is gone."""
         argv = ["env", "-C", PROJECT, *SLURMSIA.split(), "release-all", "--config", CONFIG]
@@ -328,6 +335,9 @@ class Site:
             return
         last = runs[-1]["State"].split()[0]
         # A job that is cancelled between two runs has no run that ends as CANCELLED.
+        if last == "REQUEUED" and job.excused_hold:
+            # Slurm 24.11 sends no start to slurmdbd of a job that its user holds in the second in which it starts.
+            last = self.fields(job.id).get("JobState", last)
         if last != "COMPLETED" and not (job.excused_ends and last in ("REQUEUED", *job.excused_ends)):
             self.complain(f"job {job.id} ended as {runs[-1]['State']} ({runs[-1]['ExitCode']}), not by itself")
         for run in runs[:-1]:

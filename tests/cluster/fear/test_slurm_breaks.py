@@ -20,10 +20,10 @@ return slurm.SUCCESS
 
 def _controller_dies(site: Site, steps: list[tuple[str, str]]) -> None:
     job, neighbour = site.submit(), site.undeclared()
+    site.daemon.start()
     for phase, moment in steps:
-        site.order(job, site.elsewhere(job))
         site.stop_at(job, phase, moment)
-        site.daemon.start(wait=False)
+        site.order(job, site.elsewhere(job))
         site.wait_stopped(job, phase, moment)
         site.cluster.wait_until_saved()
         site.cluster.kill_slurmctld()
@@ -31,9 +31,8 @@ def _controller_dies(site: Site, steps: list[tuple[str, str]]) -> None:
         site.cluster.start_slurmctld()
         site.count()
         site.wait_phase(job, "verified aborted restored", 90)
-        site.no_orders()
+        site.settle()
         site.all_run(60, f"slurmctld was killed at {phase}/{moment}")
-        site.daemon.stop()
         site.forget_breakpoints()
     assert neighbour in site.jobs
     site.judge()
