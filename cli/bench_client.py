@@ -30,6 +30,8 @@ _CONFIG = click.option(
 _CLIENT = click.option("--client", "kind", type=click.Choice(["command", "pyslurm"]), default="command")
 #: A slow answer is measured here, not given up.
 _DEADLINE_S = 60.0
+#: Between two moves of one job, not counted.
+_REST_S = 2.5
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -140,6 +142,8 @@ def move(config_file: Path, kind: str, count: int, partition: str, types: tuple[
         wait(JobState.RUNNING, types[0], time.perf_counter())
         for number in range(count):
             target = types[(number + 1) % 2]
+            # A node on which the job ended within the same second would have Slurm end it for good (22.05).
+            time.sleep(_REST_S)
             begun = time.perf_counter()
             slurm.requeue(job_id)
             wait(JobState.PENDING, None, begun)
