@@ -158,3 +158,14 @@ class SlurmClient(Protocol):
     def health(self, deadline_s: float = 5.0) -> Health: ...
 
     def close(self) -> None: ...
+
+
+def not_cancelled(job: Job) -> None:
+    """Refuse to requeue a job that was cancelled since it was last read: Slurm would put it back and run it again.
+
+    While it is completing 22.05 and pyslurm do not say why it ends; that refusal is retryable.
+    """
+    if job.end_state == "CANCELLED":
+        raise NoSuchJob(2021, f"job {job.id}: it was cancelled, and is not put back", job.id)
+    if job.completing and not job.end_state:
+        raise SlurmRejected(2057, f"job {job.id}: its run is ending, not yet said how", job.id, retryable=True)

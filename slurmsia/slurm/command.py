@@ -16,7 +16,17 @@ from ..reshape import Reshape
 from ..wouldstart import would_start
 from . import json_form, json_stream, scontrol, text_form, verify
 from . import normalise as n
-from .client import Capabilities, Health, JobsRead, NoSuchJob, NotPending, SlurmError, SlurmRejected, SlurmUnavailable
+from .client import (
+    Capabilities,
+    Health,
+    JobsRead,
+    NoSuchJob,
+    NotPending,
+    SlurmError,
+    SlurmRejected,
+    SlurmUnavailable,
+    not_cancelled,
+)
 from .json_stream import Record
 from .limits import LimitRule, for_jobs, read_limits
 from .pace import Pace
@@ -355,12 +365,6 @@ def pressure_of(sdiag: str) -> float:
 
 #: Words of Slurm's complaint when it was built without JSON, or is too old for ``--json``.
 _NO_JSON = ("serializer", "json", "data_parser", "unrecognized option")
-
-
-def not_cancelled(job: Job) -> None:
-    """Refuse to requeue a job that was cancelled since it was last read: Slurm would put it back and run it again."""
-    if job.end_state == "CANCELLED":
-        raise NoSuchJob(2021, f"job {job.id}: it was cancelled, and is not put back", job.id)
 
 
 def _prints_no_json(answer: Answer) -> bool:

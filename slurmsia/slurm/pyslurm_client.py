@@ -14,8 +14,8 @@ from ..cluster import Job, JobId, Node
 from ..config import Config
 from . import json_form, scontrol
 from . import normalise as n
-from .client import Capabilities, Health, JobsRead, NoSuchJob, SlurmError, SlurmUnavailable
-from .command import CommandClient, not_cancelled
+from .client import Capabilities, Health, JobsRead, NoSuchJob, SlurmError, SlurmUnavailable, not_cancelled
+from .command import CommandClient
 from .worker_handle import CallFailed, WorkerHandle
 
 #: Slurm error numbers that mean the controller is away, not that it refused.

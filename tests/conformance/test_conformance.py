@@ -245,6 +245,20 @@ def test_a_pending_job_cannot_be_requeued(lab: Lab) -> None:
         lab.client.requeue(job_id)
 
 
+def test_a_job_that_its_user_cancelled_is_not_put_back(lab: Lab) -> None:
+    job_id = lab.submit(Ask(feature="t4"))
+    wait_for(lab, job_id, running, "running")
+    lab.cancel(job_id)
+    with pytest.raises(SlurmRejected, match=r"cancelled|is ending"):
+        lab.client.requeue(job_id)
+    ended = wait_for(lab, job_id, lambda job: job.state is JobState.ENDED and not job.completing, "ended")
+    assert ended.end_state == "CANCELLED"
+    with pytest.raises(NoSuchJob, match="cancelled"):
+        lab.client.requeue(job_id)
+    lab.pass_time(2.0)
+    assert job_of(lab, job_id) in (None, ended)
+
+
 def test_a_job_without_requeue_cannot_be_requeued(lab: Lab) -> None:
     job_id = lab.submit(Ask(requeue=False))
     wait_for(lab, job_id, running, "running")

@@ -11,7 +11,17 @@ from typing import TypeVar
 
 from ...cluster import Job, JobId, Node, Partition, Reservation, Site, Snapshot
 from ...wouldstart import would_start
-from ..client import Capabilities, EditIgnored, Health, JobsRead, Reshape, SlurmError, SlurmRejected, SlurmUnavailable
+from ..client import (
+    Capabilities,
+    EditIgnored,
+    Health,
+    JobsRead,
+    Reshape,
+    SlurmError,
+    SlurmRejected,
+    SlurmUnavailable,
+    not_cancelled,
+)
 from ..scontrol import checkpoint_signal
 from .clock import RealClock
 from .edit import Update, portable_edit
@@ -132,7 +142,11 @@ class EmulatorClient:
         self._call(call, job_id, lambda: self._emulator.update(job_id, update, why))
 
     def requeue(self, job_id: JobId, deadline_s: float = 10.0) -> None:
-        self._call("requeue", job_id, lambda: self._emulator.requeue(job_id, "requeued by slurmsia"))
+        def act() -> None:
+            not_cancelled(self._emulator.job(job_id))
+            self._emulator.requeue(job_id, "requeued by slurmsia")
+
+        self._call("requeue", job_id, act)
 
     def reshape(self, job_id: JobId, edit: Reshape, deadline_s: float = 10.0) -> None:
         def act() -> None:

@@ -55,3 +55,15 @@ def test_a_job_that_its_user_cancelled_since_the_last_read_is_not_put_back(
         with pytest.raises(NoSuchJob, match="cancelled"):
             client.requeue("17")
     assert written == (["17"] if put_back else [])
+
+
+def test_a_job_whose_run_is_ending_is_not_put_back_before_slurm_says_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = CommandClient.__new__(CommandClient)
+    monkeypatch.setattr(client, "_single", lambda _: None)
+    ending = Job("17", 1000, JobState.RUNNING, 0.0, completing=True)
+    monkeypatch.setattr(client, "_one", lambda *_: ending)
+    with pytest.raises(SlurmRejected, match="is ending") as refusal:
+        client.requeue("17")
+    assert refusal.value.retryable
