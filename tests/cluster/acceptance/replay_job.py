@@ -34,7 +34,7 @@ def main(application: str, samples: float, speedup: float, level: str, folder: P
         runs.write(f"{time.time():.1f} {gpu_type} {nodes} {gpus} {done:.0f}\n")
 
     def save() -> None:
-        temporary = checkpoint.with_suffix(".tmp")
+        temporary = folder / f"checkpoint.{job}.tmp"  # one a job: they save at the same time, in one folder
         temporary.write_text(json.dumps({"samples": done}))
         temporary.replace(checkpoint)
 
