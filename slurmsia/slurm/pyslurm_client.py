@@ -66,14 +66,17 @@ class PyslurmClient(CommandClient):
         if "_" in job_id:
             super().requeue(job_id, deadline_s)
             return
+        end = time.monotonic() + deadline_s
+        number = int(scontrol.job_argument(job_id))
         self._single(job_id)
         with self._named(job_id):
-            records = self._worker.call("job", int(scontrol.job_argument(job_id)), deadline_s=deadline_s)
+            records = self._worker.call("job", number, deadline_s=deadline_s)
         for job in json_form.jobs(records, self._node_types)[0]:
             not_cancelled(job)
-        self._pace.wait(deadline_s)
+        left = max(0.1, end - time.monotonic())
+        self._pace.wait(left)
         with self._named(job_id):
-            self._worker.call("requeue", int(scontrol.job_argument(job_id)), deadline_s=deadline_s)
+            self._worker.call("requeue", number, deadline_s=left)
 
     def renew_leases(self, leases: dict[JobId, float], deadline_s: float = 10.0) -> dict[JobId, SlurmError]:
         end = time.monotonic() + deadline_s
