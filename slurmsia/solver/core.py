@@ -131,12 +131,13 @@ def narrowed(core: Core, duals: tuple[Ints, Ints], threshold: int) -> Core | Non
         return None
     keep = np.nonzero(~one)[0]
     order = np.argsort(~alive[keep], axis=1, kind="stable")[:, : int(counts[keep].max(initial=1))]
-    options = np.take_along_axis(alive[keep], order, axis=1)
+    kept = keep[:, None]
+    options = alive[kept, order]
     return Core(
         jobs=core.jobs[keep],
-        config=np.where(options, np.take_along_axis(core.config[keep], order, axis=1), -2),
-        value=np.where(options, np.take_along_axis(core.value[keep], order, axis=1), 0),
-        need=np.where(options, np.take_along_axis(core.need[:, keep], order[None], axis=2), 0),
+        config=np.where(options, core.config[kept, order], -2),
+        value=np.where(options, core.value[kept, order], 0),
+        need=np.where(options, core.need[:, kept, order], 0),
         limit=limit,
         options=options,
         decided=decided,

@@ -6,6 +6,8 @@ queued frees everything that the free jobs use.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ from .scaled import ScaledProgram
 _LOOKED_AT = 4096
 #: Steps of repair and of filling before the remaining overdraft is cut by queueing jobs.
 _STEPS = 1000
+#: Noise of at most this size is drawn once and kept.
+_FEW_ROWS, _FEW_COLUMNS = 128, 256
 
 
 def greedy(program: ScaledProgram, priced: Prices) -> NDArray[np.int64]:
@@ -33,9 +37,22 @@ def drawn(priced: Prices, seed: int = 0) -> NDArray[np.int64]:
     its softmax, whose expected use of capacity is what the prices balance. The noise depends on ``seed`` alone.
     """
     reduced = np.concatenate([priced.reduced, np.zeros((len(priced.reduced), 1), dtype=np.int64)], axis=1)
-    noise = np.random.default_rng(seed).gumbel(size=reduced.shape) * priced.heat
+    noise = _noise(seed, *reduced.shape) * priced.heat
     drawn = (reduced + np.rint(noise).astype(np.int64)).argmax(axis=1)
     return np.where(drawn == priced.reduced.shape[1], -1, drawn).astype(np.int64)
+
+
+def _noise(seed: int, rows: int, columns: int) -> NDArray[np.float64]:
+    """Gumbel noise [rows, columns] of a seed, row after row."""
+    if rows <= _FEW_ROWS and columns <= _FEW_COLUMNS:
+        return _little_noise(seed, columns)[:rows]
+    return np.random.default_rng(seed).gumbel(size=(rows, columns))
+
+
+@lru_cache(maxsize=32)
+def _little_noise(seed: int, columns: int) -> NDArray[np.float64]:
+    """The first rows of what `_noise` draws; not to be changed."""
+    return np.random.default_rng(seed).gumbel(size=(_FEW_ROWS, columns))
 
 
 class Changes:

@@ -8,7 +8,9 @@ numbers and f is evaluated exactly. Nothing here depends on how good u is for be
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +125,8 @@ class _Smooth:
             if len(here)
         ]
         self.block = max(16, _BLAS_ALONE // max(1, len(limits) * max(len(columns), len(limits))))
+        self.simple = not program.side and len(self.value) <= self.block
+        self.root_count = np.sqrt(self.count)
 
     def reduced(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
         red = self.value - prices[: self.own] @ self.need
@@ -134,6 +138,8 @@ class _Smooth:
         self, prices: NDArray[np.float64], heat: float
     ) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
         """Exact dual, smoothed dual with barrier, its gradient and its Hessian."""
+        if self.simple:
+            return self._at_simply(prices, heat)
         red = self.reduced(prices)
         top = np.maximum(red.max(axis=1, initial=-np.inf), 0.0)
         share = (red - top[:, None]) / heat
@@ -163,21 +169,51 @@ class _Smooth:
             both = float((weights[k][here] * self.side[other][1][there]).sum())
             square[self.own + k, self.own + other] = square[self.own + other, self.own + k] = both
         gradient = self.limit - load - heat / prices
-        mean *= np.sqrt(self.count)
+        mean *= self.root_count
         for start in range(0, len(share), self.block):
             part = mean[:, start : start + self.block]
             square -= part @ part.T
         hessian = square / heat + np.diag(heat / prices**2)
         return exact, smooth, gradient, hessian
 
+    def _at_simply(
+        self, prices: NDArray[np.float64], heat: float
+    ) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
+        """The same numbers without side rows and blocks, in few array operations: small programs come every round."""
+        share = self.value - prices @ self.need
+        top = np.maximum.reduce(share, axis=1, initial=0.0)
+        share -= top[:, None]
+        share /= heat
+        share = np.where(share > _NOTHING, np.exp(share), 0.0)
+        queued = top / -heat
+        total = np.add.reduce(share, axis=1)
+        total += np.where(queued > _NOTHING, np.exp(queued), 0.0)
+        share /= total[:, None]
+        exact = float(self.count @ top + prices @ self.limit)
+        level = exact + heat * float(self.count @ np.log(total)) - heat * float(np.add.reduce(np.log(prices)))
+        columns = self.count @ share
+        gradient = self.limit - self.need @ columns - heat / prices
+        mean = self.need @ share.T
+        mean *= self.root_count
+        hessian = (self.need * columns) @ self.need.T
+        hessian -= mean @ mean.T
+        hessian /= heat
+        hessian.reshape(-1)[:: len(prices) + 1] += heat / prices**2
+        return exact, level, gradient, hessian
+
 
 def _classes(value: NDArray[np.int64], valid: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """First job and number of jobs of each set of equal rows; two rows that only look equal cost precision at most."""
-    weights = np.random.default_rng(0).integers(1, 2**62, value.shape[1]) | 1
-    marks = np.where(valid, value + 1, 0) @ weights
+    marks = np.where(valid, value + 1, 0) @ _class_weights(value.shape[1])
     _, first, count = np.unique(marks, return_index=True, return_counts=True)
     order = np.argsort(first)
     return first[order], count[order].astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _class_weights(columns: int) -> NDArray[np.int64]:
+    """Odd random numbers; not to be changed."""
+    return np.random.default_rng(0).integers(1, 2**62, columns) | 1
 
 
 def _side_at(
@@ -208,10 +244,10 @@ def _descend(
                 best, best_prices, best_heat = exact, prices, heat
             step = _newton_step(gradient, hessian)
             decrement = -float(gradient @ step)
-            if not np.isfinite(decrement) or decrement < 1e-2 * heat:
+            if not math.isfinite(decrement) or decrement < 1e-2 * heat:
                 break
-            down = step < 0
-            length = min(1.0, 0.9 * float(np.min(prices[down] / -step[down]))) if down.any() else 1.0
+            zero_at = [at / -slope for at, slope in zip(prices.tolist(), step.tolist(), strict=True) if slope < 0]
+            length = min(1.0, 0.9 * min(zero_at, default=math.inf))
             for _ in range(8):
                 trial = prices + length * step
                 found = smooth.at(trial, heat)
@@ -230,8 +266,9 @@ def _descend(
 
 
 def _newton_step(gradient: NDArray[np.float64], hessian: NDArray[np.float64]) -> NDArray[np.float64]:
-    ridge = 1e-12 * float(np.trace(hessian)) + 1e-300
+    ridged = hessian.copy()
+    ridged.reshape(-1)[:: len(gradient) + 1] += 1e-12 * float(hessian.trace()) + 1e-300
     try:
-        return np.asarray(-np.linalg.solve(hessian + ridge * np.eye(len(gradient)), gradient))
+        return np.asarray(-np.linalg.solve(ridged, gradient))
     except np.linalg.LinAlgError:
         return np.asarray(-gradient / np.maximum(np.diag(hessian), 1e-12))

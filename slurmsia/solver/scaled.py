@@ -185,14 +185,13 @@ def _binding_rows(need: NDArray[np.int64], limit: NDArray[np.int64], valid: NDAr
     """Rows that can bind: not satisfied by every choice, and not implied by one other row."""
     count = len(limit)
     keep = np.ones(count, dtype=bool)
-    possible = valid.any(axis=0)
     for row in range(count):
-        largest = np.where(valid, need[row][None, :], 0).max(axis=1, initial=0).sum()
-        keep[row] = largest > limit[row]
-    for row in range(count):
-        for other in range(count):
-            if row == other or not keep[row] or not keep[other] or limit[other] == 0:
-                continue
-            if (need[row] * limit[other] <= need[other] * limit[row])[possible].all():
-                keep[row] = False
+        keep[row] = np.where(valid, need[row], 0).max(axis=1, initial=0).sum() > limit[row]
+    used = need[:, valid.any(axis=0)]
+    # [row, other]: whatever keeps the other row keeps this one
+    implied = (used[:, None, :] * limit[None, :, None] <= used[None, :, :] * limit[:, None, None]).all(axis=2)
+    implied &= limit != 0
+    np.fill_diagonal(implied, False)
+    for row in np.flatnonzero(keep & implied.any(axis=1)).tolist():
+        keep[row] = not (implied[row] & keep).any()
     return keep

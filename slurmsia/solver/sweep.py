@@ -20,6 +20,9 @@ from .core import NOT_AN_OPTION, Core
 
 Ints = NDArray[np.int64]
 
+#: States after a step: used capacity [rows, states], key, budget, state and option that each came from.
+_Grown = tuple[NDArray[np.integer[Any]], Ints, Ints, Ints, NDArray[np.int8]]
+
 #: Price of one row up and down by these factors, the others at their optimum: each gives one more bound on a state.
 _TILTS = (-0.8, -0.3, -0.1, 0.1, 0.3, 0.8)
 #: Bounds on the states kept after a step, whatever the effort; a kept state takes about 50 bytes.
@@ -65,7 +68,8 @@ def sweep(
     order = _order(loss)
     walls = _Walls(core, prices, order)
     keys = _Keys(core)
-    used = np.zeros((len(core.limit), 1), dtype=np.int64 if int(core.limit.max(initial=0)) >= 2**30 else np.int32)
+    wide = int(core.limit.max(initial=0)) >= 2**30
+    used: NDArray[np.integer[Any]] = np.zeros((len(core.limit), 1), dtype=np.int64 if wide else np.int32)
     key = np.zeros(1, dtype=np.int64)
     budget = np.array([bound - threshold], dtype=np.int64)
     history: list[tuple[NDArray[np.int32], NDArray[np.int8]]] = []
@@ -76,26 +80,8 @@ def sweep(
         if expired():
             return Swept(None, threshold, max(dropped, threshold + int(budget.max())), looked)
         room = walls.room(step)
-        few = len(key) < _FEW_STATES
-        tables = [] if few else walls.tables(step, used)
-        tabled = {row for row, _, _ in tables}
-        runs = []
-        for option in np.nonzero(core.options[job])[0].tolist():
-            need = core.need[:, job, option].astype(used.dtype)
-            left = budget - loss[job, option]
-            alive = left > 0
-            for row, lowest, table in tables:
-                alive &= left > table[used[row] + (need[row] - lowest)]
-            if few:
-                alive &= (used <= (room - need)[:, None]).all(axis=0)
-            else:
-                for row in (row for row in range(len(need)) if row not in tabled):
-                    alive &= used[row] <= room[row] - need[row]
-            parent = np.nonzero(alive)[0]
-            runs.append((used[:, parent] + need[:, None], key[parent] + keys.shift(job, option), left[parent], parent))
-        used, key = np.concatenate([run[0] for run in runs], axis=1), np.concatenate([run[1] for run in runs])
-        budget, parents = np.concatenate([run[2] for run in runs]), np.concatenate([run[3] for run in runs])
-        options = np.repeat(np.nonzero(core.options[job])[0].astype(np.int8), [len(run[3]) for run in runs])
+        grow = _grown if len(key) < _FEW_STATES else _grown_far
+        used, key, budget, parents, options = grow(core, keys, walls, step, job, room, used, key, budget, loss)
         looked += len(key) * dear + _STEP_STATES
         if not len(key):
             return Swept(None, threshold, dropped, looked)
@@ -117,11 +103,75 @@ def sweep(
     return Swept(_trace(order, history, best), worth, max(dropped, worth), looked)
 
 
+def _grown(
+    core: Core,
+    keys: _Keys,
+    walls: _Walls,
+    step: int,
+    job: int,
+    room: Ints,
+    used: NDArray[np.integer[Any]],
+    key: Ints,
+    budget: Ints,
+    loss: Ints,
+) -> _Grown:
+    """Few states with each option of a job that fits and pays, option by option: all at once."""
+    options = np.nonzero(core.options[job])[0]
+    need = core.need[:, job, options].astype(used.dtype)
+    left = budget - loss[job, options][:, None]
+    alive = left > 0
+    alive &= (used[:, None, :] <= (room[:, None] - need)[:, :, None]).all(axis=0)
+    which, parent = np.nonzero(alive)
+    return (
+        used[:, parent] + need[:, which],
+        key[parent] + keys.shifts[job, options[which]],
+        left[which, parent],
+        parent,
+        options[which].astype(np.int8),
+    )
+
+
+def _grown_far(
+    core: Core,
+    keys: _Keys,
+    walls: _Walls,
+    step: int,
+    job: int,
+    room: Ints,
+    used: NDArray[np.integer[Any]],
+    key: Ints,
+    budget: Ints,
+    loss: Ints,
+) -> _Grown:
+    """As `_grown` for many states, most of which the tables of tilted bounds rule out."""
+    tables = walls.tables(step, used)
+    tabled = {row for row, _, _ in tables}
+    runs = []
+    for option in np.nonzero(core.options[job])[0].tolist():
+        need = core.need[:, job, option].astype(used.dtype)
+        left = budget - loss[job, option]
+        alive = left > 0
+        for row, lowest, table in tables:
+            alive &= left > table[used[row] + (need[row] - lowest)]
+        for row in (row for row in range(len(need)) if row not in tabled):
+            alive &= used[row] <= room[row] - need[row]
+        parent = np.nonzero(alive)[0]
+        shift = int(keys.shifts[job, option])
+        runs.append((used[:, parent] + need[:, None], key[parent] + shift, left[parent], parent))
+    return (
+        np.concatenate([run[0] for run in runs], axis=1),
+        np.concatenate([run[1] for run in runs]),
+        np.concatenate([run[2] for run in runs]),
+        np.concatenate([run[3] for run in runs]),
+        np.repeat(np.nonzero(core.options[job])[0].astype(np.int8), [len(run[3]) for run in runs]),
+    )
+
+
 def _needs_of_known(core: Core, known: Ints) -> Ints:
     """[rows, K]: what the known choice needs of each core job; its least where that option did not survive."""
     same = (core.config == known[core.jobs][:, None]) & core.options
     least = core.need.min(axis=2, where=core.options[None], initial=2**60)
-    taken = np.take_along_axis(core.need, same.argmax(axis=1)[None, :, None], axis=2)[:, :, 0]
+    taken = core.need[:, np.arange(len(same)), same.argmax(axis=1)]
     return np.asarray(np.where(same.any(axis=1)[None, :], taken, least), dtype=np.int64)
 
 
@@ -187,12 +237,9 @@ class _Keys:
         if not self.exact:
             strides = [(0x9E3779B97F4A7C15 * (2 * row + 1) ** 3) % 2**63 | 1 for row in range(len(most))]
         weights = np.array(strides[: len(most)], dtype=np.uint64)
-        self._shifts = (
+        self.shifts = (
             (core.need.astype(np.uint64) * weights[:, None, None]).sum(axis=0, dtype=np.uint64).astype(np.int64)
         )
-
-    def shift(self, job: int, option: int) -> int:
-        return int(self._shifts[job, option])
 
 
 def _best_of_equals(key: Ints, budget: Ints, used: NDArray[np.integer[Any]] | None) -> Ints:
