@@ -58,12 +58,14 @@ def decide(
     standing: Mapping[JobId, Standing],
     config: Config,
     table: GoodputTable | None = None,
+    verdicts: bool = True,
 ) -> Plan:
     """What every job should hold next, and one verdict for each live job.
 
     ``models`` by job id (a job without one is taken to scale linearly on every type); ``standing`` our memory by job
-    id; ``table`` a goodput table kept between rounds, which changes time and nothing else. Never raises on bad data of
-    a job: the job is left alone and its verdict says why.
+    id; ``table`` a goodput table kept between rounds, which changes time and nothing else; ``verdicts`` ``False``
+    leaves them out, for callers that nobody reads: they decide nothing. Never raises on bad data of a job: the job is
+    left alone and its verdict says why.
     """
     known = sorted({kind.name for kind in snapshot.gpu_types} | set(config.gpu_types))
     moves = config.moves
@@ -76,7 +78,9 @@ def decide(
     settled, targets, notes = _checked(snapshot, demand, queue, answer, config)
     return Plan(
         targets=targets,
-        verdicts=verdicts_of(queue, demand, answer.choice, answer.value, settled, targets, config, answer.why),
+        verdicts=verdicts_of(queue, demand, answer.choice, answer.value, settled, targets, config, answer.why)
+        if verdicts
+        else (),
         policy=config.policy.name,
         objective=answer.objective,
         bound=answer.bound,

@@ -135,33 +135,47 @@ class ShapeTable:
         return np.asarray(enough, dtype=np.bool_)
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What all jobs with one declaration and request may take, whatever they have run on. Arrays [configurations]:
+    ``ok``: legal; ``first``: legal and the smallest of its type, where a new job starts."""
+
+    ok: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, managed: Managed, table: ShapeTable, fits: NDArray[np.bool_]) -> Choices:
+        """By declaration, units, and as asked for rigid jobs; ``fits``: from `ShapeTable.fit`."""
+        declaration, request = managed.declaration, managed.request
+        ok = fits.copy()
+        names = declaration.types or ((request.gpu_type,) if request.gpu_type else ())
+        if names:
+            ok &= np.array([name in names for name in table.types], dtype=np.bool_)[table.type_index]
+        if declaration.level is Level.RIGID:
+            ok &= (table.gpus == request.gpus) & (table.nodes == max(request.nodes, 1))
+            return cls(ok, ok)
+        units = np.array([declaration.unit_for(name) for name in table.types], dtype=np.int64)[table.type_index]
+        ok &= (table.gpus >= declaration.min_gpus) & (table.gpus <= declaration.max_gpus) & (table.gpus % units == 0)
+        return cls(ok, ok & (table.gpus == _smallest_by_type(table, ok)))
+
+
 def allowed(
     managed: Managed,
     table: ShapeTable,
-    fits: NDArray[np.bool_],
+    choices: Choices,
     model: JobModel | None,
     growth: float = 2.0,
     from_history: bool = False,
 ) -> NDArray[np.bool_]:
-    """[configurations] what one job may take: declaration, units, as-asked for rigid jobs, scale-out by doubling.
+    """[configurations] what one job may take: its ``choices``, and of those no more than scale-out by doubling allows.
 
-    ``fits``: from `ShapeTable.fit`; ``growth``: largest factor over the most GPUs seen so far, with ``from_history``
-    on similar jobs too. What the job holds now
-    is not added here: the round keeps it legal whatever the tables say.
+    ``growth``: largest factor over the most GPUs seen so far, with ``from_history`` on similar jobs too. What the job
+    holds now is not added here: the round keeps it legal whatever the tables say.
     """
-    declaration = managed.declaration
-    request = managed.request
-    ok = fits.copy()
-    names = declaration.types or ((request.gpu_type,) if request.gpu_type else ())
-    if names:
-        wanted = [index for index, name in enumerate(table.types) if name in names]
-        ok &= np.isin(table.type_index, wanted)
-    if declaration.level is Level.RIGID:
-        return np.asarray(ok & (table.gpus == request.gpus) & (table.nodes == max(request.nodes, 1)), dtype=np.bool_)
-    units = np.array([declaration.unit_for(name) for name in table.types], dtype=np.int64)[table.type_index]
-    ok &= (table.gpus >= declaration.min_gpus) & (table.gpus <= declaration.max_gpus) & (table.gpus % units == 0)
-    ok &= (table.gpus <= most_gpus(managed, model, growth, from_history)) | (table.gpus == _smallest_by_type(table, ok))
-    return np.asarray(ok, dtype=np.bool_)
+    if managed.declaration.level is Level.RIGID:
+        return choices.ok
+    few = table.gpus <= most_gpus(managed, model, growth, from_history)
+    return np.asarray((choices.ok & few) | choices.first, dtype=np.bool_)
 
 
 def most_gpus(managed: Managed, model: JobModel | None, growth: float, from_history: bool = False) -> int:

@@ -7,7 +7,7 @@ What stays put whatever is decided (neighbours, pinned jobs, moves in flight) is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from ..placement import Occupant, Seats
 from ..policy.base import Candidate, RoundProblem
 from ..reshape import PerGpu, per_gpu, split_features
 from ..wouldstart import StartRules, feature_match, matches
-from .configurations import ShapeTable, all_shapes, allowed, unit_shapes
+from .configurations import Choices, ShapeTable, all_shapes, allowed, unit_shapes
 from .eligibility import LeftAlone, Managed, Queue, submitted_shape
 from .traffic import placement_factors, traffic_of
 
@@ -60,6 +60,8 @@ class Demand:
     node_room: tuple[tuple[str, int, int], ...]
     """(GPU type, GPUs, GPUs free or held by jobs that may move) of every node with GPUs, in the snapshot's order."""
     behind_promises: frozenset[JobId] = frozenset()
+    table: GoodputTable = field(default_factory=GoodputTable)
+    """What goodputs were read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def collect(
         gpu_types={kind.name: kind for kind in snapshot.gpu_types},
     )
     waits = frozenset(row.job.id for row, fits in zip(behind, could, strict=True) if fits.any())
-    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room, waits)
+    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room, waits, table)
 
 
 class _Places:
@@ -264,6 +266,7 @@ def _extra_shapes(snapshot: Snapshot, drafts: Sequence[_Draft]) -> set[Shape]:
 def _valid(rows: Sequence[Row], table: ShapeTable, rules: StartRules, from_history: bool = False) -> NDArray[np.bool_]:
     valid = np.zeros((len(rows), len(table.shapes)), dtype=np.bool_)
     fits: dict[tuple[object, ...], NDArray[np.bool_]] = {}
+    choices: dict[tuple[object, ...], Choices] = {}  # jobs of one kind share a declaration, so most of them repeat
     for number, row in enumerate(rows):
         if row.fixed:
             continue
@@ -272,7 +275,11 @@ def _valid(rows: Sequence[Row], table: ShapeTable, rules: StartRules, from_histo
             fits[key] = table.fit(row.nodes, row.per_gpu, row.exact)
         if row.managed is not None:
             known = row.model if row.model.types else None
-            valid[number] = allowed(row.managed, table, fits[key], known, from_history=from_history)
+            asked = row.managed.request
+            which = (key, id(row.managed.declaration), asked.gpu_type, asked.gpus, asked.nodes)
+            if which not in choices:
+                choices[which] = Choices.of(row.managed, table, fits[key])
+            valid[number] = allowed(row.managed, table, choices[which], known, from_history=from_history)
         else:
             request = row.job.request
             valid[number] = fits[key] & (table.gpus == request.gpus) & (table.nodes == max(request.nodes, 1))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..declaration import Level
-from ..models.goodput import BatchOption, evaluate, keep_or_change
+from ..models.goodput import BatchOption, keep_or_change
 from ..plan import BatchChoice, Target, TargetKind
 from .demand import Demand, Row
 from .eligibility import Queue
@@ -86,6 +86,6 @@ def _batch(row: Row, number: int, column: int, demand: Demand, kind: TargetKind)
     if kind is not TargetKind.KEEP or present is None or present == best:
         return best
     shape = demand.problem.shapes[column]
-    held = evaluate(row.model, shape, present.local_batch, present.accumulation)
+    held = demand.table.held(row.model, shape, present.local_batch, present.accumulation)
     offered = BatchOption(local, extra, float(matrix.throughput[number, column]), float(matrix.goodput[number, column]))
     return present if keep_or_change(held, offered) is held else best

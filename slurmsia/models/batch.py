@@ -6,7 +6,8 @@ share no rows; must never see a `JobModel`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +18,22 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 
-@dataclass
 class Columns:
     """One entry per (job, configuration): model parameters in seconds, limits in samples, moments at M0.
 
-    ``sync``: all-reduce seconds at this shape; ``replicas``: data-parallel replicas; ``first``/``last``: M0 and
-    largest total batch; ``low``/``high``: micro-batch limits; ``square``/``variance``: gradient moments.
+    ``table`` [12, entries] has the rows ``alpha``, ``beta``, ``sync``: all-reduce seconds at this shape, ``gamma``,
+    ``speed``, ``replicas``: data-parallel ones, ``first``/``last``: M0 and largest total batch, ``low``/``high``:
+    micro-batch limits, ``square``/``variance``: gradient moments. One array, so that entries are taken at once.
     """
 
-    alpha: Floats
-    beta: Floats
-    sync: Floats
-    gamma: Floats
-    speed: Floats
-    replicas: Floats
-    first: Floats
-    last: Floats
-    low: Floats
-    high: Floats
-    square: Floats
-    variance: Floats
+    def __init__(self, table: Floats) -> None:
+        self.table = table
+        self.alpha, self.beta, self.sync, self.gamma, self.speed, self.replicas = table[:6]
+        self.first, self.last, self.low, self.high, self.square, self.variance = table[6:]
 
     def take(self, index: Index) -> Columns:
         """The entries at ``index``."""
-        return Columns(*(getattr(self, name)[index] for name in COLUMN_NAMES))
+        return Columns(self.table[:, index])
 
 
 #: Measured micro-batches compete with the smooth optimum when they are within this factor of it.
@@ -48,6 +41,8 @@ NEAR_MEASURED = 2.0
 #: Goodputs are rounded to this many binary digits (about 1e-9), so that the last bits of a BLAS or libm kernel can
 #: never flip a decision between machines.
 GOODPUT_BITS = 30
+#: Rounding up a number below this overflows nothing.
+_LARGEST = 1e300
 
 
 def quantise(values: Floats) -> Floats:
@@ -56,7 +51,12 @@ def quantise(values: Floats) -> Floats:
     return np.asarray(np.ldexp(np.rint(mantissa * (1 << GOODPUT_BITS)) / (1 << GOODPUT_BITS), exponent))
 
 
-COLUMN_NAMES = tuple(Columns.__dataclass_fields__)
+def quantised(value: float) -> float:
+    """`quantise` of one number."""
+    if not abs(value) < _LARGEST:
+        return float(quantise(np.float64(value)))
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * (1 << GOODPUT_BITS)) / (1 << GOODPUT_BITS), exponent)
 
 
 def speeds(c: Columns, m: Floats, u: Floats) -> tuple[Floats, Floats]:
@@ -90,8 +90,9 @@ class Chosen:
     def offer(self, index: Index, rate: Floats, goodput: Floats, m: Floats, u: Floats) -> None:
         """Offer one option to each of some entries."""
         # a last-bit difference is no difference: keep the smaller batch, which is offered first
-        better = goodput > self.goodput[index] * (1.0 + 1e-12)
-        self.put(index[better], rate[better], goodput[better], m[better], u[better])
+        better = (goodput > self.goodput[index] * (1.0 + 1e-12)).nonzero()[0]
+        if len(better):
+            self.put(index[better], rate[better], goodput[better], m[better], u[better])
 
 
 class _Best(Chosen):
@@ -104,6 +105,16 @@ class _Best(Chosen):
     def try_out(self, m: Floats, u: Floats, index: Index, taken: Columns | None = None) -> None:
         """Value (m, u) for the entries at ``index`` and offer it; ``taken``: their columns, where known already."""
         self.offer(index, *speeds(self.columns.take(index) if taken is None else taken, m, u), m, u)
+
+    def try_each(self, options: Sequence[tuple[Floats, Floats, Index]]) -> None:
+        """`try_out` of several (m, u, entries) in turn, valued together."""
+        m, u = np.concatenate([option[0] for option in options]), np.concatenate([option[1] for option in options])
+        rate, goodput = speeds(self.columns.take(np.concatenate([option[2] for option in options])), m, u)
+        start = 0
+        for option in options:
+            part = slice(start, start + len(option[2]))
+            start = part.stop
+            self.offer(option[2], rate[part], goodput[part], m[part], u[part])
 
 
 def ceil_div(a: Floats, b: Floats) -> Floats:
@@ -135,17 +146,17 @@ def best_batch_columns(c: Columns) -> tuple[Floats, Floats, Floats, Floats]:
     m0 = np.maximum(ceil_div(per_replica, u0), c.low)
     # whole samples per GPU may round the smallest batch up; the least micro-batch may not push it beyond the limit
     legal &= c.replicas * m0 * u0 <= np.maximum(c.last, c.first + c.replicas * u0)
-    everywhere = np.flatnonzero(legal)
+    everywhere = legal.nonzero()[0]
     best.try_out(m0[everywhere], u0[everywhere], everywhere, c if legal.all() else None)
     top = np.minimum(c.high, np.floor(c.last / c.replicas + 1e-9))
     alone = c.replicas <= 1.0
-    grow = np.flatnonzero(legal & (u0 <= 1.0) & ~alone & (top > m0))
+    grow = (legal & (u0 <= 1.0) & ~alone & (top > m0)).nonzero()[0]
     if len(grow):
         _offer_growing(best, grow, m0[grow], top[grow])
-    pair = np.flatnonzero(legal & (u0 <= 1.0) & alone & (c.last > c.first) & (2.0 * c.low <= c.last))
+    pair = (legal & (u0 <= 1.0) & alone & (c.last > c.first) & (2.0 * c.low <= c.last)).nonzero()[0]
     if len(pair):
         _offer_pairs(best, pair)
-    more = np.flatnonzero(legal & (c.last > c.replicas * c.high * np.maximum(u0, 1.0)))
+    more = (legal & (c.last > c.replicas * c.high * np.maximum(u0, 1.0))).nonzero()[0]
     if len(more):
         _offer_accumulating(best, more, u0[more])
     return best.rate, best.goodput, best.m, best.u
@@ -165,7 +176,7 @@ def _offer_growing(best: _Best, index: Index, low: Floats, high: Floats) -> None
     at_top = rising(c, noise, signal, high)
     low, high = low.copy(), high.copy()
     low[at_top] = high[at_top]
-    inner = np.flatnonzero(~at_top)
+    inner = (~at_top).nonzero()[0]
     if len(inner):
         part = c.take(inner)
         noise, signal = noise[inner], signal[inner]
@@ -178,7 +189,7 @@ def _offer_growing(best: _Best, index: Index, low: Floats, high: Floats) -> None
             above = np.where(up, above, middle)
         low[inner], high[inner] = below, np.maximum(above, below)
     best.try_out(low, np.ones(len(low)), index, c)
-    second = np.flatnonzero(high > low)
+    second = (high > low).nonzero()[0]
     if len(second):
         best.try_out(high[second], np.ones(len(second)), index[second])
 
@@ -191,10 +202,10 @@ def _offer_pairs(best: _Best, index: Index) -> None:
     bottom = 2.0 * c.beta * c.square
     root = np.sqrt(c.variance * c.first * c.alpha / np.where(bottom > 0, bottom, 1.0))
     root = np.where(bottom > 0, root, np.inf)
-    legal = low <= high
-    for m in (np.floor(np.clip(root, low, high)), np.ceil(np.clip(root, low, high))):
-        keep = np.flatnonzero(legal)
-        best.try_out(m[keep], np.full(len(keep), 2.0), index[keep])
+    keep = (low <= high).nonzero()[0]
+    root, at = np.minimum(np.maximum(root, low), high)[keep], index[keep]
+    two = np.full(len(keep), 2.0)
+    best.try_each([(np.floor(root), two, at), (np.ceil(root), two, at)])
 
 
 def _offer_accumulating(best: _Best, index: Index, u0: Floats) -> None:
@@ -207,16 +218,18 @@ def _offer_accumulating(best: _Best, index: Index, u0: Floats) -> None:
     most = c.last / (c.replicas * c.high)
     root = np.where(bottom > 0, root, np.where(full > compute, np.inf, 0.0))
     least = np.maximum(u0, 2.0)
-    root = np.clip(root, least, np.maximum(most, least))
+    root = np.minimum(np.maximum(root, least), np.maximum(most, least))
+    options = []
     for u in (np.floor(root), np.ceil(root)):
-        keep = np.flatnonzero(u <= most + 1e-9)
-        best.try_out(c.high[keep], u[keep], index[keep])
-    per_replica = np.minimum(root * c.high, np.floor(c.last / c.replicas + 1e-9))
-    for target in (per_replica, np.floor(c.last / c.replicas + 1e-9)):
+        keep = (u <= most + 1e-9).nonzero()[0]
+        options.append((c.high[keep], u[keep], index[keep]))
+    largest = np.floor(c.last / c.replicas + 1e-9)
+    for target in (np.minimum(root * c.high, largest), largest):
         u = np.maximum(ceil_div(target, c.high), 2.0)
         m = np.floor(target / u + 1e-9)
-        keep = np.flatnonzero((m >= c.low) & (c.replicas * m * u >= c.first))
-        best.try_out(m[keep], u[keep], index[keep])
+        keep = ((m >= c.low) & (c.replicas * m * u >= c.first)).nonzero()[0]
+        options.append((m[keep], u[keep], index[keep]))
+    best.try_each(options)
 
 
 def near_measured(
@@ -249,6 +262,6 @@ def near_measured(
         factor = np.exp(-bias.at_measured[row[index], place, column[index]])
         # options of one entry lie together, ascending: the first of the best is taken, as when offered in turn
         order = np.lexsort((place, -quantise(goodput * factor), index))
-        first = order[np.flatnonzero(np.diff(index[order], prepend=-1))]
+        first = order[np.diff(index[order], prepend=-1).nonzero()[0]]
         best.offer(index[first], rate[first] * factor[first], goodput[first] * factor[first], local[first], u[first])
     return best.take(np.arange(len(m)))

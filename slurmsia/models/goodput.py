@@ -16,10 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster import JobId, Shape
-from .base import BatchLimits, GoodputMatrix, JobModel, Knots, PipelineParams, ThroughputParams, TypeModel
-from .batch import NEAR_MEASURED, Chosen, Columns, best_batch_columns, ceil_div, fixed_batch, near_measured, quantise
+from .base import (
+    BatchLimits,
+    EfficiencyModel,
+    GoodputMatrix,
+    JobModel,
+    Knots,
+    PipelineParams,
+    ThroughputParams,
+    TypeModel,
+)
+from .batch import (
+    NEAR_MEASURED,
+    Chosen,
+    Columns,
+    best_batch_columns,
+    ceil_div,
+    fixed_batch,
+    near_measured,
+    quantise,
+    quantised,
+)
 from .bias_columns import BiasColumns
-from .efficiency import efficiency, sane
+from .efficiency import sane
 from .speed import model_step_time, throughput
 from .throughput import FORWARDS_PER_MICROBATCH
 
@@ -72,22 +91,38 @@ def local_limit(batch: BatchLimits, type_model: TypeModel) -> int:
 
 def evaluate(model: JobModel, shape: Shape, local_batch: int, accumulation: int) -> BatchOption:
     """Throughput and goodput of one given batch on one shape; `INFEASIBLE` where the type or unit does not fit."""
+    return _option(model, shape, local_batch, accumulation, _speed(model, shape, local_batch, accumulation))
+
+
+def _speed(model: JobModel, shape: Shape, local_batch: int, accumulation: int) -> float | None:
+    """Samples/s of one given batch on one shape; ``None`` where the type or unit does not fit."""
     type_model = model.types.get(shape.gpu_type)
     if type_model is None or local_batch < 1 or accumulation < 0:
-        return INFEASIBLE
+        return None
     unit = unit_gpus(model, type_model)
     if shape.gpus % unit:
-        return INFEASIBLE
+        return None
     if unit > 1:
         # deviations are measured per whole shape of a plain job; replicas of several GPUs have none
         type_model = replace(type_model, knots=())
-    replicas = shape.gpus // unit
-    pipeline = isinstance(type_model.params, PipelineParams)
-    speed = float(throughput(type_model, shape.nodes, shape.gpus if pipeline else replicas, local_batch, accumulation))
-    worth = float(efficiency(sane(model.efficiency), replicas * local_batch * (accumulation + 1), model.batch.initial))
-    return BatchOption(
-        local_batch, accumulation, float(quantise(np.float64(speed))), float(quantise(np.float64(speed * worth)))
-    )
+    gpus = shape.gpus if isinstance(type_model.params, PipelineParams) else shape.gpus // unit
+    return float(throughput(type_model, shape.nodes, gpus, local_batch, accumulation))
+
+
+def _option(model: JobModel, shape: Shape, local_batch: int, accumulation: int, speed: float | None) -> BatchOption:
+    if speed is None:
+        return INFEASIBLE
+    replicas = shape.gpus // unit_gpus(model, model.types[shape.gpu_type])
+    worth = _efficiency(sane(model.efficiency), replicas * local_batch * (accumulation + 1), model.batch.initial)
+    return BatchOption(local_batch, accumulation, quantised(speed), quantised(speed * worth))
+
+
+def _efficiency(moments: EfficiencyModel, total_batch: int, initial_batch: int) -> float:
+    """`efficiency.efficiency` of one total batch in plain numbers, operation by operation."""
+    scale = max(total_batch / max(initial_batch, 1e-12), 1.0)
+    bottom = moments.variance / scale + moments.square
+    gain = (moments.variance + moments.square) / bottom if bottom > 0 else scale
+    return min(gain / scale, 1.0)
 
 
 def best_batch(model: JobModel, shape: Shape) -> BatchOption:
@@ -203,6 +238,16 @@ class GoodputTable:
         self._models: dict[JobId, JobModel] = {}
         self._row: dict[JobId, int] = {}
         self._data = np.zeros((5, 0, 0))
+        self._held: dict[JobId, tuple[TypeModel | None, object, float | None]] = {}
+
+    def held(self, model: JobModel, shape: Shape, local_batch: int, accumulation: int) -> BatchOption:
+        """As `evaluate`; remembers how fast each job's last batch asked for is, while what that comes from stands."""
+        type_model, batch = model.types.get(shape.gpu_type), (shape, local_batch, accumulation, model.units)
+        known = self._held.get(model.job_id)
+        if known is None or known[0] is not type_model or known[1] != batch:
+            known = (type_model, batch, _speed(model, shape, local_batch, accumulation))
+            self._held[model.job_id] = known
+        return _option(model, shape, local_batch, accumulation, known[2])
 
     def refresh(self, models: Sequence[JobModel], shapes: Sequence[Shape]) -> GoodputMatrix:
         """The matrix of ``models`` x ``shapes``; identical to `goodput_matrix` whatever was asked before."""
@@ -223,6 +268,8 @@ class GoodputTable:
         self._models = {model.job_id: model for model in models}
         self._row = {model.job_id: i for i, model in enumerate(models)}
         self._data = data
+        for job_id in [job_id for job_id in self._held if job_id not in self._models]:
+            del self._held[job_id]
         return GoodputMatrix(
             job_ids=tuple(model.job_id for model in models),
             goodput=data[0].copy(),
@@ -261,21 +308,18 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
     nodes = np.array([shape.nodes for shape in shapes], dtype=np.float64)
     gpus = np.array([shape.gpus for shape in shapes], dtype=np.float64)
     per_type = np.zeros((len(models), len(types), 13))
-    per_job = np.zeros((len(models), 6))
+    of_job: list[tuple[float, ...]] = []
+    of_type: list[tuple[float, ...]] = []
+    plain: list[tuple[int, int]] = []
     pipelines: list[tuple[int, int]] = []
     knots: list[Knots] = []
     knot_row = np.full((len(models), len(types)), -1, dtype=np.intp)
     for i, model in enumerate(models):
         batch, moments = model.batch, sane(model.efficiency)
         first = max(batch.initial, 1)
-        per_job[i] = (
-            first,
-            max(batch.maximum, first),
-            max(batch.local_min, 1),
-            moments.square,
-            moments.variance,
-            batch.adaptive,
-        )
+        last, low = max(batch.maximum, first), max(batch.local_min, 1)
+        of_job.append((first, last, low, moments.square, moments.variance, batch.adaptive))
+        seen = model.max_gpus_seen or UNLIMITED
         for t, name in enumerate(types):
             type_model = model.types.get(name)
             if type_model is None:
@@ -284,28 +328,35 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
             if isinstance(params, PipelineParams):
                 pipelines.append((i, t))
                 continue
-            if type_model.knots and unit_gpus(model, type_model) == 1:
+            unit = unit_gpus(model, type_model)
+            if type_model.knots and unit == 1:
                 knot_row[i, t] = len(knots)
                 knots.append(type_model.knots)
-            per_type[i, t] = (
-                1.0,
-                params.alpha_c,
-                params.beta_c,
-                params.alpha_n,
-                params.beta_n,
-                params.alpha_r,
-                params.beta_r,
-                params.gamma,
-                type_model.scale,
-                local_limit(batch, type_model),
-                unit_gpus(model, type_model),
-                type_model.rel_error,
-                type_model.max_gpus_seen or model.max_gpus_seen or UNLIMITED,
+            plain.append((i, t))
+            of_type.append(
+                (
+                    1.0,
+                    params.alpha_c,
+                    params.beta_c,
+                    params.alpha_n,
+                    params.beta_n,
+                    params.alpha_r,
+                    params.beta_r,
+                    params.gamma,
+                    type_model.scale,
+                    local_limit(batch, type_model),
+                    unit,
+                    type_model.rel_error,
+                    type_model.max_gpus_seen or seen,
+                )
             )
+    per_job = np.array(of_job, dtype=np.float64)
+    if plain:
+        per_type[tuple(zip(*plain, strict=True))] = of_type
     data = np.zeros((5, len(models), len(shapes)))
     present = per_type[:, column_type, 0] > 0
-    unit = np.maximum(per_type[:, column_type, 10], 1.0)
-    feasible = present & (np.mod(gpus[None, :], unit) == 0) & (per_type[:, column_type, 9] >= 1)
+    per_replica = np.maximum(per_type[:, column_type, 10], 1.0)
+    feasible = present & (np.mod(gpus[None, :], per_replica) == 0) & (per_type[:, column_type, 9] >= 1)
     rows, columns = np.nonzero(feasible)
     if len(rows):
         entry = per_type[rows, column_type[columns]].T
@@ -315,18 +366,22 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
         more = np.maximum(replicas - 2.0, 0.0)
         sync = np.where(across, entry[3] + entry[4] * more, entry[5] + entry[6] * more)
         c = Columns(
-            alpha=entry[1],
-            beta=entry[2],
-            sync=np.where(replicas <= 1, 0.0, sync),
-            gamma=entry[7],
-            speed=entry[8],
-            replicas=replicas,
-            first=job[0],
-            last=job[1],
-            low=job[2],
-            high=entry[9],
-            square=job[3],
-            variance=job[4],
+            np.array(
+                [
+                    entry[1],
+                    entry[2],
+                    np.where(replicas <= 1, 0.0, sync),
+                    entry[7],
+                    entry[8],
+                    replicas,
+                    job[0],
+                    job[1],
+                    job[2],
+                    entry[9],
+                    job[3],
+                    job[4],
+                ]
+            )
         )
         adaptive = job[5] > 0
         best = Chosen(len(rows))

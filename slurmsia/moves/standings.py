@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..cluster import Job, JobId, JobState, Shape, Snapshot
 from ..plan import BatchChoice
@@ -61,7 +62,7 @@ class StandingBook:
             alive.add(job.id)
             before = self._standings.get(job.id)
             after = self._updated(job, before, moves.get(job.id), snapshot.taken_s)
-            if after != before:
+            if after is not before and after != before:
                 self._standings[job.id] = after
                 self._changed.add(job.id)
             self._seen_s[job.id] = snapshot.taken_s
@@ -132,18 +133,20 @@ class StandingBook:
         standing = before if before is not None else self._first(job, now_s)
         untouched = standing.moves == 0 and move is None and job.restarts == 0 and standing.run_started_s is None
         if job.state is JobState.PENDING and untouched:
-            standing = replace(standing, submitted=job.request, submitted_time_limit_s=job.time_limit_s)
             begin_s = self._user_begin(job) if before is None else self._user_begin_again(job, before, now_s)
-            standing = replace(standing, user_begin_s=begin_s, requested=_requested(job))
-        standing = self._accounted(job, standing, now_s)
+            standing = replace(
+                standing,
+                submitted=job.request,
+                submitted_time_limit_s=job.time_limit_s,
+                user_begin_s=begin_s,
+                requested=_requested(job),
+            )
+        changes = self._accounted(job, standing, now_s)
         target = move.target if move is not None and not move.phase.final else None
-        nodes = move.gpus_by_node if move is not None and target is not None else ()
-        return replace(
-            standing,
-            restarts=max(standing.restarts, job.restarts),
-            in_flight=target,
-            in_flight_nodes=nodes,
-        )
+        changes["in_flight"] = target
+        changes["in_flight_nodes"] = move.gpus_by_node if move is not None and target is not None else ()
+        changes["restarts"] = max(standing.restarts, job.restarts)
+        return changed(standing, changes)
 
     def _first(self, job: Job, now_s: float) -> Standing:
         return Standing(
@@ -174,11 +177,11 @@ class StandingBook:
         latest_s = now_s + self._lease_s + _LEASE_SLACK_S
         return None if earliest_s <= job.begin_s <= latest_s else job.begin_s
 
-    def _accounted(self, job: Job, standing: Standing, now_s: float) -> Standing:
-        """GPU-seconds, time run, since when it waits, and whether a new run still restores."""
-        held = job.allocation.gpus if job.allocation is not None else 0
+    def _accounted(self, job: Job, standing: Standing, now_s: float) -> dict[str, Any]:
+        """Fields that may change: GPU-seconds, time run, since when it waits, and whether a new run still restores."""
         seen_s = self._seen_s.get(job.id)
         if job.state is JobState.RUNNING and not job.completing:
+            held = job.allocation.gpus if job.allocation is not None else 0
             start_s = job.start_s if job.start_s is not None else now_s
             new_run = standing.run_started_s != start_s
             since = start_s if new_run or seen_s is None else max(seen_s, start_s)
@@ -189,24 +192,28 @@ class StandingBook:
             if new_run and job.id in self._reports:
                 self._reports.discard(job.id)
                 restoring = True
-            return replace(
-                standing,
-                run_started_s=start_s,
-                wait_since_s=None,
-                restoring=restoring,
-                service_gpu_s=standing.service_gpu_s + service,
-                gpu_h_used=standing.gpu_h_used + service / 3600.0,
-                missed_graces=0 if new_run else standing.missed_graces,
-                pinned_reason=_pin_for_new_run(standing) if new_run else standing.pinned_reason,
-            )
+            found: dict[str, Any] = {
+                "run_started_s": start_s,
+                "wait_since_s": None,
+                "restoring": restoring,
+                "service_gpu_s": standing.service_gpu_s + service,
+                "gpu_h_used": standing.gpu_h_used + service / 3600.0,
+            }
+            if new_run:
+                found |= {"missed_graces": 0, "pinned_reason": _pin_for_new_run(standing)}
+            return found
         if job.state is JobState.PENDING and standing.run_started_s is not None:
             ran = max(0.0, (seen_s if seen_s is not None else now_s) - standing.run_started_s)
-            return replace(
-                standing, run_started_s=None, wait_since_s=now_s, ran_s=standing.ran_s + ran, restoring=False
-            )
+            return {"run_started_s": None, "wait_since_s": now_s, "ran_s": standing.ran_s + ran, "restoring": False}
         if job.state is JobState.PENDING and standing.wait_since_s is None:
-            return replace(standing, wait_since_s=now_s)
-        return standing
+            return {"wait_since_s": now_s}
+        return {}
+
+
+def changed(standing: Standing, changes: Mapping[str, Any]) -> Standing:
+    """The standing with some fields changed; the same object where none is different."""
+    different = {name: value for name, value in changes.items() if getattr(standing, name) != value}
+    return replace(standing, **different) if different else standing
 
 
 def _pin_for_new_run(standing: Standing) -> str:

@@ -235,7 +235,7 @@ class Simulation:
         standings = self.book.observe(snapshot, self.actor.flights.values())
         models = self._models(snapshot.jobs, snapshot.taken_s)
         begun = time.perf_counter()
-        plan = decide(snapshot, models, standings, self.config, self.table)
+        plan = decide(snapshot, models, standings, self.config, self.table, verdicts=False)
         self.solve_ms.append(_solve_ms(plan, time.perf_counter() - begun))
         self._directives(plan)
         self.actor.submit(plan, snapshot, standings, cause=f"r{self.rounds}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from ..cluster import JobId
 from ..history import (
@@ -27,6 +28,7 @@ _RESTARTS_KEPT = 32
 _TOTALS_KEPT = 64
 
 _Key = tuple[str, int, int, float, int]
+_first = itemgetter(0)
 
 
 @dataclass
@@ -51,6 +53,8 @@ class _Kind:
     jobs: list[_Job] = field(default_factory=list)
     settled: int = 0
     sums: dict[_Key, list[float]] = field(default_factory=dict)
+    built: dict[_Key, Observation] = field(default_factory=dict)
+    """`sums` as values, made when they are asked for."""
     memory: dict[tuple[str, float], MemoryPoint] = field(default_factory=dict)
 
     def settle(self) -> None:
@@ -58,6 +62,8 @@ class _Kind:
         while self.settled < len(self.jobs) and self.jobs[self.settled].ended_samples is not None:
             job = self.jobs[self.settled]
             job.settled = True
+            for key in job.sums:
+                self.built.pop(key, None)
             _pool(job, self.sums, self.memory)
             self.settled += 1
 
@@ -65,7 +71,34 @@ class _Kind:
         """Forget the sums: one of the jobs has reported after its end."""
         for job in self.jobs[: self.settled]:
             job.settled = False
-        self.settled, self.sums, self.memory = 0, {}, {}
+        self.settled, self.sums, self.built, self.memory = 0, {}, {}, {}
+
+    def observations(self) -> tuple[tuple[Observation, ...], tuple[MemoryPoint, ...]]:
+        """What all of its jobs have measured, in order; only what changed since the last call is made anew."""
+        self.settle()
+        live: dict[_Key, list[float]] = {}
+        memory = dict(self.memory)
+        for job in self.jobs[self.settled :]:
+            for key in job.sums:
+                if key not in live and key in self.sums:
+                    live[key] = list(self.sums[key])
+            _pool(job, live, memory)
+        for key, total in self.sums.items():
+            if key not in live and key not in self.built:
+                self.built[key] = Observation(*key, *total)
+        found = [(key, Observation(*key, *total)) for key, total in live.items()]
+        found += [(key, seen) for key, seen in self.built.items() if key not in live]
+        found.sort(key=_first)
+        return tuple(seen for _, seen in found), tuple(memory[key] for key in sorted(memory))
+
+    def restarts(self) -> tuple[RestartSample, ...]:
+        """The last samples of its jobs, in the order of the jobs."""
+        found: list[RestartSample] = []
+        for job in reversed(self.jobs):
+            found += [job.restarts[restart] for restart in sorted(job.restarts, reverse=True)]
+            if len(found) >= _RESTARTS_KEPT:
+                break
+        return tuple(reversed(found[:_RESTARTS_KEPT]))
 
 
 @dataclass
@@ -147,21 +180,15 @@ class HistoryBook:
         found = [job for job in known.jobs if job.version]
         if not found:
             return None
-        known.settle()
-        sums = {key: list(total) for key, total in known.sums.items()}
-        memory = dict(known.memory)
-        for job in known.jobs[known.settled :]:
-            _pool(job, sums, memory)
-        restarts = [sample for job in found for _, sample in sorted(job.restarts.items())]
+        observations, memory = known.observations()
         totals = [job.ended_samples for job in found if job.ended_samples is not None]
-        gradients = [job.gradient for job in found if job.gradient is not None]
         return SimilarHistory(
             likeness="user+script",
             jobs=len(found),
-            observations=tuple(Observation(*key, *sums[key]) for key in sorted(sums)),
-            restarts=tuple(restarts[-_RESTARTS_KEPT:]),
-            memory=tuple(memory[key] for key in sorted(memory)),
-            gradient=gradients[-1] if gradients else None,
+            observations=observations,
+            restarts=known.restarts(),
+            memory=memory,
+            gradient=next((job.gradient for job in reversed(found) if job.gradient is not None), None),
             total_samples=tuple(totals[-_TOTALS_KEPT:]),
         )
 

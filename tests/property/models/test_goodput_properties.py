@@ -84,6 +84,16 @@ def test_the_matrix_is_the_scalar_formula(model: JobModel) -> None:
         assert matrix.throughput[0, column] == pytest.approx(chosen.throughput, rel=1e-8, abs=0)
 
 
+@given(before=models(), after=models(), local_batch=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_batch_held_is_valued_by_the_model_of_the_moment(before: JobModel, after: JobModel, local_batch: int) -> None:
+    table = GoodputTable()
+    learnt = replace(before, efficiency=after.efficiency)
+    for model in (before, learnt, learnt, after, before):
+        for shape in (SHAPES[0], SHAPES[-1]):
+            assert table.held(model, shape, local_batch, 0) == evaluate(model, shape, local_batch, 0)
+
+
 @given(model=models())
 @settings(max_examples=60, deadline=None)
 def test_goodput_is_never_above_throughput_and_the_batch_stays_within_limits(model: JobModel) -> None:

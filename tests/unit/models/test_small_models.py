@@ -12,7 +12,7 @@ from slurmsia.cluster import Shape
 from slurmsia.history import Gradient, MemoryPoint, RestartSample
 from slurmsia.models import bias, memory, restart, shipped
 from slurmsia.models.base import EfficiencyModel, JobModel, ThroughputParams, TypeModel
-from slurmsia.models.batch import quantise
+from slurmsia.models.batch import quantise, quantised
 from slurmsia.models.bootstrap import TypeFit, TypeRatio, estimate
 from slurmsia.models.efficiency import (
     UNKNOWN,
@@ -200,6 +200,8 @@ def test_last_bits_of_a_kernel_do_not_reach_a_decision() -> None:
     assert quantise(np.float64(value)) == quantise(np.float64(np.nextafter(value, 2000.0)))
     assert float(quantise(np.float64(value))) == pytest.approx(value, rel=2e-9)
     assert float(quantise(np.float64(0.0))) == 0.0
+    for one in (value, 1.0 - 2**-40, 1e-300, 5e-324, 1.79e308, math.inf, 0.0):
+        assert quantised(one) == float(quantise(np.float64(one)))
 
 
 def test_overlap_stays_finite_for_times_decades_apart() -> None:

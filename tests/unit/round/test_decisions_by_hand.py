@@ -63,6 +63,16 @@ def planned(machines: tuple[Node, ...], *jobs: Job, standing: dict | None = None
     return plan
 
 
+def test_verdicts_left_out_change_nothing_that_is_decided() -> None:
+    machines, jobs = nodes(("t1", "t4", 4), ("a1", "a100", 4)), (job("7", "t1", 4), job("8"))
+    snapshot = Snapshot(NOW, machines, jobs, (GpuType("a100"), GpuType("t4")))
+    models = {one.id: model(one.id) for one in jobs}
+    said = decide(snapshot, models, {}, Config())
+    silent = decide(snapshot, models, {}, Config(), verdicts=False)
+    assert said.verdicts
+    assert silent == replace(said, verdicts=())
+
+
 def demand_of(machines: tuple[Node, ...], *jobs: Job) -> Demand:
     snapshot, config = Snapshot(NOW, machines, jobs, (GpuType("a100"), GpuType("t4"))), Config()
     queue = split_queue(snapshot, {}, config.scope, config.moves.lease_s, ["a100", "t4"], config.moves.min_run_s)

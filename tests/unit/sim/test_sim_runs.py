@@ -220,7 +220,8 @@ def test_a_job_that_only_waits_for_room_is_never_left_to_slurm(
 ) -> None:
     codes: list[str] = []
 
-    def listening(*given: object) -> Plan:
+    def listening(*given: object, verdicts: bool) -> Plan:
+        assert not verdicts, "a simulation has nobody who reads them"
         plan = decide(*given)  # type: ignore[arg-type]
         codes.extend(verdict.code for verdict in plan.verdicts)
         return plan
