@@ -148,6 +148,7 @@ class Cycle:
             standings = parts.book.observe(snapshot, parts.actor.flights.values())
             declared = dict(declared_jobs(snapshot))
             parts.metrics.set_goodput(self._learner.judged(self.intake.take_heard(), self._models_before))
+            parts.estimator.noise_ahead = parts.config.policy.noise_ahead
             models = self._learner.models(snapshot, declared, parts.estimator, parts.store, warnings)
             self._models_before = models
         with self._timed("decide"):

@@ -7,10 +7,16 @@ by addition (SIA.md section 1, JOBS.md "Reports").
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .cluster import JobId
+
+#: Cells of samples done: this many to a doubling.
+NOISE_CELLS_PER_DOUBLING = 4
+#: Noise beyond these is an estimator's accident: a gradient that happened to vanish, a batch without scatter.
+LEAST_NOISE, LARGEST_NOISE = 1e-3, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,42 @@ class Gradient:
     square: float
     variance: float
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseCell:
+    """Gradient noise r = variance / |gradient|^2 that jobs of one kind reported at about the same work and batch.
+
+    ``samples_cell``: samples done, in cells of a quarter of a doubling; ``scale_doubling``: log2(M / M0), rounded;
+    ``count`` reports with the sums of log r and of its square.
+    """
+
+    samples_cell: int
+    scale_doubling: int
+    count: float
+    log_sum: float
+    log_square_sum: float
+
+
+def noise_cells(samples: float) -> float:
+    """Samples done, as a coordinate of `NoiseCell.samples_cell`."""
+    return NOISE_CELLS_PER_DOUBLING * math.log2(max(samples, 1.0))
+
+
+def noise_cell(report: Report) -> NoiseCell | None:
+    """What one report says of the noise of its kind; ``None`` without gradient and progress, or with odd numbers."""
+    if report.gradient is None or report.progress is None:
+        return None
+    samples, square, variance, scale = (
+        report.progress.samples,
+        report.gradient.square,
+        report.gradient.variance,
+        report.gradient.scale,
+    )
+    if not (1.0 <= samples < 1e18 and 0 < square < math.inf and 0 <= variance < math.inf and 0 < scale < 1e9):
+        return None
+    log = math.log(min(max(variance / square, LEAST_NOISE), LARGEST_NOISE))
+    return NoiseCell(math.floor(noise_cells(samples)), round(math.log2(max(scale, 1.0))), 1.0, log, log * log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +154,8 @@ class SimilarHistory:
     """Samples that similar jobs had done when they ended by themselves."""
     type_ratios: tuple[tuple[str, str, float, float], ...] = ()
     """(type, reference type, ratio of 1-GPU throughput, relative standard error), from the fits of past jobs."""
+    noise: tuple[NoiseCell, ...] = ()
+    """Gradient noise along the work, pooled over the reports of all of them."""
 
 
 class HistorySource(Protocol):

@@ -24,7 +24,6 @@ from .models.goodput import GoodputTable
 from .placement.check import violations
 from .plan import Plan, SolveStats, Target
 from .policy.base import Order, Terms
-from .policy.goodput_noise import with_noise_ahead
 from .policy.registry import policy
 from .promised import keep_promises
 from .solver import CapacityRow, Program, SideRow, Solution, SolverLimits, solve
@@ -72,7 +71,6 @@ def decide(
     queue = split_queue(snapshot, standing, config.scope, moves.lease_s, known, moves.min_run_s, moves.only_proven)
     snapshot, promised = keep_promises(snapshot, queue)
     rules = StartRules(snapshot)
-    models = with_noise_ahead(models, config.policy)
     demand = collect(snapshot, queue, models, config, rules, table or GoodputTable(), promised)
     answer = ask(snapshot, demand, config)
     settled, targets, notes = _checked(snapshot, demand, queue, answer, config)

@@ -47,8 +47,8 @@ class GoodputSection(Section):
     """Start a job at any size up to twice the largest on which similar jobs were measured, without doubling first."""
     gpu_price: float = Field(default=0.3, ge=0, le=2)
     """Dislike of sizes that scale badly: exponent of goodput per GPU over the job's best on the type; 0 = off."""
-    noise_ahead: float = Field(default=2.0, ge=1, le=10)
-    """Gradient noise while a choice lasts, as a multiple of what the job last reported; 1 = as reported."""
+    noise_ahead: bool = True
+    """Choose batches for the gradient noise to come, as similar jobs went through it; false = as last reported."""
 
 
 class SiaSection(Section):
@@ -141,3 +141,8 @@ class PolicySection(Section):
             hint = f"did you mean `{near[0]}`? " if near else ""
             raise ValueError(f"no such policy; {hint}known: {', '.join(POLICIES)}")
         return name
+
+    @property
+    def noise_ahead(self) -> bool:
+        """Whether models are to carry the gradient noise to come."""
+        return self.name == "goodput" and self.goodput.noise_ahead

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from ..cluster import GpuType, JobId
 from ..declaration import Declaration, Level
 from ..history import HistorySource, JobHistory, JobKind, MemoryPoint, Observation, SimilarHistory
-from . import memory, restart, shipped
+from . import memory, noise, restart, shipped
 from .base import BatchLimits, EfficiencyModel, JobModel, RestartCost, ThroughputParams, TypeModel
 from .bias import Bias, learn
 from .bootstrap import TypeFit, TypeRatio, estimate
@@ -50,7 +50,7 @@ class _JobEntry:
     fits: dict[str, TypeFit] = field(default_factory=dict)
     pipelines: dict[str, PipelineFit] = field(default_factory=dict)
     warm: dict[str, tuple[ThroughputParams, float]] = field(default_factory=dict)
-    memory: tuple[object, memory.MemoryLine | None] = ((), None)
+    memory: tuple[object, memory.MemoryLines] = ((), memory.MemoryLines())
     restart: tuple[object, RestartCost] = ((), RestartCost())
     version: int = 0
     fitted: int = 0
@@ -70,18 +70,21 @@ class _SimilarEntry:
     serial: int
     fits_serial: int
     """The serial at which `fits` last changed."""
-    peaks: dict[float, float]
-    line: memory.MemoryLine | None
+    peaks: memory.Peaks
+    lines: memory.MemoryLines
+    noise: noise.NoiseMap
 
 
 class Estimator:
     """Keeps one model per job up to date. Not thread-safe; one instance per daemon or simulation.
 
     ``shipped``: use the package's profiles for ratios between types that the site has not measured.
-    ``weights``: "count", or "unweighted" to fit as the public artifact does (ARTIFACT.md 2).
+    ``weights``: "count", or "unweighted" to fit as the public artifact does (ARTIFACT.md 2). ``noise_ahead`` may be
+    changed at any time: gradient moments as they will be while a choice lasts (`noise`), not as last reported.
     """
 
-    def __init__(self, shipped: bool = True, weights: str = "count") -> None:
+    def __init__(self, shipped: bool = True, weights: str = "count", noise_ahead: bool = False) -> None:
+        self.noise_ahead = noise_ahead
         self._use_shipped = shipped
         self._weights = weights
         self._jobs: dict[JobId, _JobEntry] = {}
@@ -109,6 +112,7 @@ class Estimator:
             kind,
             types,
             0 if past is None else past.serial,
+            self.noise_ahead,
         )
         if entry.key == key and entry.model is not None:
             return entry.model
@@ -187,7 +191,8 @@ class Estimator:
             self._serial,
             entry.fits_serial if same and entry is not None else self._serial,
             peaks,
-            memory.line_over(peaks),
+            memory.lines_over(peaks),
+            noise.NoiseMap(history.noise if history is not None else ()),
         )
         self._similar[kind] = entry
         return entry
@@ -209,10 +214,10 @@ class Estimator:
         by_type = _by_type(observations)
         self._refit(entry, by_type, units)
         batch = _batch_limits(declaration, history, by_type, similar, units)
-        line = _memory_line(entry, history, past)
+        lines = _memory_lines(entry, history, past)
         self._estimate(entry, declaration, kind, units, past, batch)
         limits = {
-            gpu_type.name: _local_max(gpu_type, declaration, batch, history.memory, line, by_type)
+            gpu_type.name: _local_max(gpu_type, declaration, batch, history.memory, lines.on(gpu_type.name), by_type)
             for gpu_type in types
             if gpu_type.name in units
         }
@@ -223,8 +228,8 @@ class Estimator:
             job_id=job_id,
             types=entry.types,
             batch=batch,
-            efficiency=_efficiency(history, similar),
-            restart=_restart_cost(entry, history, similar, line),
+            efficiency=_efficiency(history, past, remaining) if self.noise_ahead else _reported(history, similar),
+            restart=_restart_cost(entry, history, similar, lines.pooled),
             units={name: unit for name, unit in units.items() if unit != 1},
             known=bool(entry.fits or entry.pipelines or (past is not None and past.fits)),
             work_done=done,
@@ -329,13 +334,13 @@ def _same_objects(one: Mapping[str, object], other: Mapping[str, object]) -> boo
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _memory_line(entry: _JobEntry, history: JobHistory, past: _SimilarEntry | None) -> memory.MemoryLine | None:
+def _memory_lines(entry: _JobEntry, history: JobHistory, past: _SimilarEntry | None) -> memory.MemoryLines:
     seen = (history.memory, past.history.memory if past is not None and past.history is not None else ())
     if entry.memory[0] != seen:
-        own, others = memory.peaks(history.memory), past.peaks if past is not None else {}
-        higher = {batch: peak for batch, peak in own.items() if peak > others.get(batch, 0.0)}
-        line = memory.line_over({**others, **higher}) if higher or past is None else past.line
-        entry.memory = seen, line
+        others: memory.Peaks = past.peaks if past is not None else {}
+        highest = memory.both(others, memory.peaks(history.memory))
+        lines = past.lines if past is not None and highest is others else memory.lines_over(highest)
+        entry.memory = seen, lines
     return entry.memory[1]
 
 
@@ -507,7 +512,16 @@ def _local_max(
     return None if limit is None else max(limit, round(min(ran, 2.0**40)))
 
 
-def _efficiency(history: JobHistory, similar: SimilarHistory | None) -> EfficiencyModel:
+_NO_NOISE = noise.NoiseMap(())
+
+
+def _efficiency(history: JobHistory, past: _SimilarEntry | None, remaining: float | None) -> EfficiencyModel:
+    if past is None or past.history is None or past.history.likeness == "cluster":
+        return noise.ahead(history, _NO_NOISE, None, remaining)
+    return noise.ahead(history, past.noise, past.history.gradient, remaining)
+
+
+def _reported(history: JobHistory, similar: SimilarHistory | None) -> EfficiencyModel:
     own = from_gradient(history.gradient)
     if own is not UNKNOWN or similar is None or similar.likeness == "cluster":
         return own

@@ -1,18 +1,24 @@
 """Peak GPU memory as a line in the micro-batch, and the largest micro-batch that fits a type before an OOM shows it.
 
-Pure functions of reported peaks. Must never raise on bad points: they are left out.
+A type on which two micro-batches were measured has a line of its own, since kernels and their workspaces differ; the
+others share a careful one. Pure functions of reported peaks. Must never raise on bad points: they are left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..history import MemoryPoint
 
 #: Share of a device's memory that a predicted peak may fill: fragmentation and the CUDA context need the rest.
 USABLE_SHARE = 0.95
+#: Two micro-batches of a type make a line of its own when they are at least this factor apart.
+WIDE_ENOUGH = 1.25
+
+#: Highest peak in bytes by type and micro-batch.
+Peaks = Mapping[str, Mapping[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +42,52 @@ class MemoryLine:
         return max(int(min(room / self.per_sample_bytes + 1e-9, 2.0**40)), 0)
 
 
-def peaks(points: Iterable[MemoryPoint]) -> dict[float, float]:
-    """The highest peak in bytes per micro-batch, pooled over types; points that cannot be are left out."""
-    found: dict[float, float] = {}
+@dataclass(frozen=True, slots=True)
+class MemoryLines:
+    """The line of each type that has one of its own, and ``pooled`` over all types for the others."""
+
+    pooled: MemoryLine | None = None
+    own: Mapping[str, MemoryLine] = field(default_factory=dict)
+
+    def on(self, gpu_type: str) -> MemoryLine | None:
+        """The line to trust on a type; ``None`` when nothing is known."""
+        return self.own.get(gpu_type, self.pooled)
+
+
+def peaks(points: Iterable[MemoryPoint]) -> dict[str, dict[float, float]]:
+    """The highest peak in bytes per type and micro-batch; points that cannot be are left out."""
+    found: dict[str, dict[float, float]] = {}
     for point in points:
         batch, peak = point.local_batch, point.peak_bytes
-        if 0 < batch < 1e12 and 0 < peak < 1e15 and peak > found.get(batch, 0.0):
-            found[batch] = peak
+        if 0 < batch < 1e12 and 0 < peak < 1e15:
+            mine = found.setdefault(point.gpu_type, {})
+            mine[batch] = max(peak, mine.get(batch, 0.0))
     return found
 
 
-def fit_line(points: Iterable[MemoryPoint]) -> MemoryLine | None:
-    """`line_over` the `peaks` of some points."""
-    return line_over(peaks(points))
+def both(one: Peaks, other: Peaks) -> Peaks:
+    """The higher of two peaks wherever both have one; ``one`` itself where the other adds nothing."""
+    higher: dict[str, dict[float, float]] = {}
+    for gpu_type, mine in other.items():
+        known = one.get(gpu_type, {})
+        above = {batch: peak for batch, peak in mine.items() if peak > known.get(batch, 0.0)}
+        if above:
+            higher[gpu_type] = {**known, **above}
+    return {**one, **higher} if higher else one
+
+
+def lines_over(highest: Peaks) -> MemoryLines:
+    """A line for each type measured at two micro-batches, and the careful one over all of them."""
+    together: dict[float, float] = {}
+    for mine in highest.values():
+        for batch, peak in mine.items():
+            together[batch] = max(peak, together.get(batch, 0.0))
+    own = {
+        gpu_type: line
+        for gpu_type, mine in sorted(highest.items())
+        if max(mine) >= WIDE_ENOUGH * min(mine) and (line := line_over(mine)) is not None and line.per_sample_bytes > 0
+    }
+    return MemoryLines(line_over(together), own)
 
 
 def line_over(highest: Mapping[float, float]) -> MemoryLine | None:

@@ -121,7 +121,7 @@ class Simulation:
         self.client: EmulatorClient = self.emulator.client("simulator")
         self.history = HistoryBook()
         self.book = StandingBook(self.config.moves.lease_s)
-        self.estimator = Estimator(shipped=False)
+        self.estimator = Estimator(shipped=False, noise_ahead=self.config.policy.noise_ahead)
         self.table = GoodputTable()
         sections = {group.gpu_type: GpuTypeSection(feature=group.gpu_type) for group in self.cluster.types}
         self.config = self.config.model_copy(update={"gpu_types": sections})

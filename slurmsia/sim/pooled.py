@@ -16,11 +16,13 @@ from ..history import (
     JobHistory,
     JobKind,
     MemoryPoint,
+    NoiseCell,
     Observation,
     Progress,
     Report,
     RestartSample,
     SimilarHistory,
+    noise_cell,
 )
 from ..moves.channel import JobNews
 
@@ -56,6 +58,7 @@ class _Kind:
     built: dict[_Key, Observation] = field(default_factory=dict)
     """`sums` as values, made when they are asked for."""
     memory: dict[tuple[str, float], MemoryPoint] = field(default_factory=dict)
+    noise: dict[tuple[int, int], NoiseCell] = field(default_factory=dict)
 
     def settle(self) -> None:
         """Add up the jobs that have ended, as far as no earlier one still runs."""
@@ -126,6 +129,9 @@ class HistoryBook:
             key = (seen.gpu_type, seen.nodes, seen.gpus, seen.local_batch, seen.accumulation)
             job.sums[key] = _plus(job.sums.get(key), seen)
         job.gradient = report.gradient or job.gradient
+        seen_noise = noise_cell(report)
+        if seen_noise is not None:
+            _add_noise(self._by_kind[job.kind].noise, seen_noise)
         job.progress = report.progress or job.progress
         if report.memory is not None:
             point = (report.memory.gpu_type, report.memory.local_batch)
@@ -190,6 +196,7 @@ class HistoryBook:
             memory=memory,
             gradient=next((job.gradient for job in reversed(found) if job.gradient is not None), None),
             total_samples=tuple(totals[-_TOTALS_KEPT:]),
+            noise=tuple(known.noise[key] for key in sorted(known.noise)),
         )
 
 
@@ -214,6 +221,21 @@ def _pool(job: _Job, sums: dict[_Key, list[float]], memory: dict[tuple[str, floa
             total[2] += seen.step_square_sum_s2
             total[3] += seen.sync_sum_s
     memory.update(job.memory)
+
+
+def _add_noise(cells: dict[tuple[int, int], NoiseCell], seen: NoiseCell) -> None:
+    key = seen.samples_cell, seen.scale_doubling
+    old = cells.get(key)
+    cells[key] = (
+        seen
+        if old is None
+        else NoiseCell(
+            *key,
+            old.count + seen.count,
+            old.log_sum + seen.log_sum,
+            old.log_square_sum + seen.log_square_sum,
+        )
+    )
 
 
 def _plus(one: Observation | None, other: Observation) -> Observation:

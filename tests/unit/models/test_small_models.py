@@ -104,22 +104,43 @@ def test_only_the_ratio_of_the_moments_matters_even_at_absurd_magnitudes() -> No
 # ---- memory and restarts
 
 
+def _line(points: list[MemoryPoint]) -> memory.MemoryLine | None:
+    return memory.lines_over(memory.peaks(points)).pooled
+
+
 def test_memory_line_passes_above_every_peak_that_was_seen() -> None:
-    line = memory.fit_line([MemoryPoint("t4", m, 2e9 + m * 1e8 + extra) for m, extra in ((8, 0), (16, 3e8), (32, 0))])
+    line = _line([MemoryPoint("t4", m, 2e9 + m * 1e8 + extra) for m, extra in ((8, 0), (16, 3e8), (32, 0))])
     assert line is not None
     assert all(line.peak_bytes(m) >= 2e9 + m * 1e8 + extra - 1 for m, extra in ((8, 0), (16, 3e8), (32, 0)))
     assert line.largest_batch(16e9) < 140
 
 
 def test_one_peak_alone_is_taken_to_grow_with_the_batch() -> None:
-    line = memory.fit_line([MemoryPoint("t4", 32.0, 8e9)])
+    line = _line([MemoryPoint("t4", 32.0, 8e9)])
     assert line is not None
     assert line.largest_batch(16e9) == 60
 
 
+def test_a_type_measured_at_two_batches_goes_by_its_own_memory_and_others_by_the_careful_line() -> None:
+    t4 = [MemoryPoint("t4", m, 1e9 + m * 8e8) for m in (4, 8)]
+    a100 = [MemoryPoint("a100", m, 3e9 + m * 12e8) for m in (4, 8)]
+    lines = memory.lines_over(memory.peaks([*t4, *a100]))
+    careful, own = lines.on("rtx"), lines.on("t4")
+    assert careful is not None
+    assert own is not None
+    assert own.largest_batch(16e9) == 17
+    assert careful.largest_batch(16e9) == 10
+
+
+def test_neighbouring_batches_do_not_make_a_line_of_their_own() -> None:
+    points = [MemoryPoint("t4", 8.0, 8e9), MemoryPoint("t4", 9.0, 8.01e9), MemoryPoint("a100", 16.0, 20e9)]
+    lines = memory.lines_over(memory.peaks(points))
+    assert lines.on("t4") is lines.pooled
+
+
 def test_without_memory_facts_the_declared_limit_stands() -> None:
     assert memory.largest_local_batch(None, 16e9, 64) == 64
-    assert memory.largest_local_batch(memory.fit_line([]), None, None) is None
+    assert memory.largest_local_batch(_line([]), None, None) is None
 
 
 def test_restart_cost_goes_from_prior_by_size_to_what_was_measured() -> None:
