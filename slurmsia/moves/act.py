@@ -6,8 +6,7 @@ reads the queue once and derives everything again from it. It holds and cancels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -242,8 +241,10 @@ class Actor:
                 continue
             calls += writes
             steps += 1
-            with self._alone(one.move.job_id):
+            try:
                 self._carry_out(one, errors)
+            except Exception as error:
+                self._mishap(one.move.job_id, error)
         self._land()
         return Tick(steps, calls, self._hand_out(), tuple(errors))
 
@@ -269,11 +270,13 @@ class Actor:
         saved: dict[JobId, bool] = {}
         leaving: list[JobId] = []
         for job_id, move in list(self.flights.items()):
-            with self._alone(job_id):
+            try:
                 heard[job_id] = self.channel.news(job_id)
                 saved[job_id] = _checkpointed(move, heard[job_id])
                 if job_id in mine and leaves_soon(move, mine[job_id], saved[job_id]):
                     leaving.append(job_id)
+            except Exception as error:
+                self._mishap(job_id, error)
         room: Room | None = None
         saving_bytes = sum(
             move.checkpoint_bytes
@@ -290,7 +293,7 @@ class Actor:
             )
             if asks and room is None:
                 room = Room(self._nodes, jobs, leaving)
-            with self._alone(move.job_id):
+            try:
                 fits = room.ask(move) if asks and room is not None else True
                 if move.phase is Phase.PLANNED and move.warns:
                     if saving_bytes and saving_bytes + move.checkpoint_bytes > self.limits.checkpoint_bytes_in_flight:
@@ -310,21 +313,17 @@ class Actor:
                     after = replace(after, checkpoint_samples=news.checkpoint_samples or after.checkpoint_samples)
                 if after is not move or actions:
                     due.append(_Pending(move, after, actions))
+            except Exception as error:
+                self._mishap(move.job_id, error)
         return due
 
-    @contextmanager
-    def _alone(self, job_id: JobId) -> Iterator[None]:
-        """A mistake of ours over one job's move costs that move this tick, and no other."""
-        try:
-            yield
-        except (Fenced, LogAway):
-            raise
-        except Exception as error:
-            if self.on_mishap is None:
-                raise
-            if job_id in self.flights:  # as after a crash: a call may or may not have been made
-                self.flights[job_id] = replace(self.flights[job_id], unsure=True)
-            self.on_mishap(job_id, error)
+    def _mishap(self, job_id: JobId, error: Exception) -> None:
+        """A mistake of ours over one job's move costs that move this tick, and no other; raises what is none of it."""
+        if isinstance(error, Fenced | LogAway) or self.on_mishap is None:
+            raise error
+        if job_id in self.flights:  # as after a crash: a call may or may not have been made
+            self.flights[job_id] = replace(self.flights[job_id], unsure=True)
+        self.on_mishap(job_id, error)
 
     def _carry_out(self, one: _Pending, errors: list[str]) -> None:
         """Write the intent, then make the calls; what Slurm says at once goes through the table as well."""

@@ -52,13 +52,10 @@ class Room:
         fits = bool(wanted) and all(free.get(name, 0) >= gpus for name, gpus in wanted)
         if not fits and not move.pin:
             shape = move.target
-            others = [
-                name
-                for name, gpus in sorted(free.items(), key=lambda entry: (entry[1], entry[0]))
-                if self._type[name] == shape.gpu_type and gpus >= shape.gpus_per_node
-            ]
+            each, gpu_type = shape.gpus_per_node, shape.gpu_type
+            others = [(gpus, name) for name, gpus in free.items() if gpus >= each and self._type[name] == gpu_type]
             if len(others) >= shape.nodes:
-                wanted = tuple((name, shape.gpus_per_node) for name in others[: shape.nodes])
+                wanted = tuple((name, each) for _, name in sorted(others)[: shape.nodes])
                 fits = True
         for name, gpus in wanted:
             for table in (self._now, self._soon):

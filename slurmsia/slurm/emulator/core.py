@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ...cluster import Allocation, GpuLimit, Job, JobId, JobState, Node, NodeState, Partition, Reservation, Site
@@ -56,6 +57,8 @@ class Latencies:
         """No latency at all: a requeued job is editable at once and an edited one runs at once."""
         return Latencies(schedule_s=0.0, completing_s=0.0, kill_wait_s=0.0)
 
+
+_by_id = attrgetter("id")
 
 #: A site's job_submit plugin at submit: returns the submission, changed or not, or raises `SlurmRejected`.
 SubmitHook = Callable[[Submission, float], Submission]
@@ -159,8 +162,8 @@ class Controller:
     def jobs(self) -> tuple[Job, ...]:
         """All jobs the controller knows, sorted by id; only changed ones are built anew."""
         if self._jobs_cache is None:
-            records = sorted(self.records.values(), key=lambda record: record.id)
-            self._jobs_cache = tuple(record.view(self.priority(record)) for record in records)
+            records = sorted(self.records.values(), key=_by_id)
+            self._jobs_cache = tuple(record.seen or record.view(self.priority(record)) for record in records)
         return self._jobs_cache
 
     def node_views(self) -> tuple[Node, ...]:

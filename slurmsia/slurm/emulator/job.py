@@ -138,6 +138,11 @@ class JobRecord:
         """The frozen view is stale."""
         self._view = None
 
+    @property
+    def seen(self) -> Job | None:
+        """The job as clients see it, unless something has changed since it was last looked at."""
+        return self._view
+
     def view(self, priority: float) -> Job:
         """The job as clients see it; the same object until something changes."""
         seen = self._view
