@@ -16,6 +16,7 @@ from ..plan import Plan, TargetKind
 from ..reshape import TypeAtSite
 from ..slurm.client import (
     EditIgnored,
+    JobsRead,
     NoSuchJob,
     NotPending,
     SlurmClient,
@@ -28,6 +29,7 @@ from .channel import JobChannel, JobNews, SilentJobs
 from .leases import due_renewals
 from .move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
 from .planned import Admission, admit
+from .quiet import Quiet
 from .room import Room, leaves_soon
 from .table import derive, step
 
@@ -143,6 +145,7 @@ class Actor:
     _finished: list[Move] = field(default_factory=list)
     _mends: dict[JobId, int] = field(default_factory=dict)
     _refused: dict[JobId, _Refused] = field(default_factory=dict)
+    _quiet: Quiet | None = None
 
     def recover(self) -> None:
         """Take up the moves that a predecessor left unfinished. What had not even sent a signal is dropped."""
@@ -230,6 +233,8 @@ class Actor:
             read = self.client.jobs()
         except SlurmError as error:
             return Tick(finished=self._hand_out(), errors=(str(error),))
+        if self._still_quiet(read):
+            return Tick(finished=self._hand_out())
         self.seen = {job.id: job for job in read.jobs if job.id in self.flights}
         due = self._due_steps(read.taken_s, self.seen, read.jobs)
         due.sort(key=lambda one: (max((_ORDER.get(a.kind, 3) for a in one.actions), default=0), -one.move.priority))
@@ -265,10 +270,11 @@ class Actor:
                 break
         return tuple(finished)
 
-    def _due_steps(self, now_s: float, mine: Mapping[JobId, Job], jobs: Iterable[Job]) -> list[_Pending]:
+    def _due_steps(self, now_s: float, mine: Mapping[JobId, Job], jobs: Sequence[Job]) -> list[_Pending]:
         heard: dict[JobId, JobNews | None] = {}
         saved: dict[JobId, bool] = {}
         leaving: list[JobId] = []
+        whole = True
         for job_id, move in list(self.flights.items()):
             try:
                 heard[job_id] = self.channel.news(job_id)
@@ -276,6 +282,7 @@ class Actor:
                 if job_id in mine and leaves_soon(move, mine[job_id], saved[job_id]):
                     leaving.append(job_id)
             except Exception as error:
+                whole = False
                 self._mishap(job_id, error)
         room: Room | None = None
         saving_bytes = sum(
@@ -284,6 +291,7 @@ class Actor:
             if move.phase is Phase.WARNED and not saved.get(job_id)
         )
         due: list[_Pending] = []
+        events: list[tuple[Move, Event]] = []
         for move in sorted(self.flights.values(), key=_claims_first):
             if move.job_id not in saved:
                 continue
@@ -311,11 +319,26 @@ class Actor:
                 after, actions = step(move, event, self.limits)
                 if after.phase is Phase.REQUEUED and move.phase is not Phase.REQUEUED and news is not None:
                     after = replace(after, checkpoint_samples=news.checkpoint_samples or after.checkpoint_samples)
+                events.append((move, event))
                 if after is not move or actions:
                     due.append(_Pending(move, after, actions))
             except Exception as error:
+                whole = False
                 self._mishap(move.job_id, error)
+        self._quiet = None
+        if whole and not due:
+            flying = tuple((move, heard.get(job_id)) for job_id, move in self.flights.items())
+            self._quiet = Quiet(jobs, self._nodes, self.limits, flying, tuple(events))
         return due
+
+    def _still_quiet(self, read: JobsRead) -> bool:
+        """Whether this read can lead to nothing, because the last one did not and only time has passed."""
+        try:
+            return self._quiet is not None and self._quiet.lasts(
+                read, self._nodes, self.limits, self.flights, self.channel.news
+            )
+        except Exception:  # whose mistake it is comes out when every move is looked at by itself
+            return False
 
     def _mishap(self, job_id: JobId, error: Exception) -> None:
         """A mistake of ours over one job's move costs that move this tick, and no other; raises what is none of it."""

@@ -108,6 +108,37 @@ def test_two_jobs_can_change_places() -> None:
     assert [stage.emulator.job(job_id).allocation for job_id in (two, one)] == before
 
 
+@pytest.mark.parametrize("signal", ["", " signal=USR1@60"])
+def test_a_look_that_shows_nothing_new_leads_to_what_a_whole_look_leads_to(signal: str) -> None:
+    """Blocked moves, a checkpoint waited for and deadlines that pass, looked at with and without memory."""
+
+    def told(remembers: bool) -> list[object]:
+        stage = Stage()
+        holder = stage.submit(8, "rtx")
+        stage.submit(8, "rtx")
+        moves = stage.submit(4, "t4", comment=WORDS + signal)
+        waits = stage.submit(1, "rtx", leased=True)
+        stage.advance(100.0)
+        stage.plan(to(moves, "rtx", 8, "rtx-02"), to(waits, "rtx", 8, "rtx-01", kind=TargetKind.START))
+        seen: list[object] = []
+        for second in range(0, 300, 2):
+            if second == 100:
+                stage.emulator.user_cancel(holder)
+            if not remembers:
+                stage.actor._quiet = None
+            quiet = stage.actor._quiet
+            tick = stage.actor.tick()
+            remembered.append(quiet is not None and quiet is stage.actor._quiet)
+            seen.append((tick, dict(stage.actor.flights)))
+            stage.advance(2.0)
+        return seen
+
+    remembered: list[bool] = []
+    with_memory = told(True)
+    assert sum(remembered) > 10
+    assert told(False) == with_memory
+
+
 def test_a_job_with_a_handler_saves_before_it_is_moved() -> None:
     stage = Stage()
     job_id = stage.submit(4, "t4", comment=WORDS + " signal=USR1@60")
