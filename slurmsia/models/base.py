@@ -17,7 +17,11 @@ from ..cluster import JobId
 
 @dataclass(frozen=True, slots=True)
 class ThroughputParams:
-    """The seven parameters of the step-time model (SIA.md section 1). Seconds, seconds per sample, 1."""
+    """The seven parameters of the step-time model (SIA.md section 1). Seconds, seconds per sample, 1.
+
+    ``kappa``: how often the all-reduce within a node of as many GPUs is paid again on top of the one across nodes;
+    0 is the published model (`throughput.sync_time`).
+    """
 
     alpha_c: float
     beta_c: float
@@ -26,6 +30,7 @@ class ThroughputParams:
     alpha_r: float
     beta_r: float
     gamma: float
+    kappa: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

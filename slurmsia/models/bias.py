@@ -3,7 +3,7 @@
 Kernels run at odd speeds for odd batches and networks at odd speeds for odd shapes; near what was measured, its own
 residual is better than the smooth model alone. The log factor is the posterior mean of a Gaussian process with one
 part per shape, one per micro-batch and one for the pair, so it shrinks to none where little was measured and fades
-with distance. Pure functions; must never change the seven parameters.
+with distance. A group that all others contradict counts less. Pure functions; must never change the parameters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsymv
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from .base import Knots, ThroughputParams
 from .groups import MODEL_ERROR, Groups
@@ -35,7 +37,10 @@ BATCH_REACH = 1.0
 PAIR_SHAPE_REACH = 0.7
 #: Standard deviation of one well measured group around its factors.
 SCATTER = 0.06
-#: At most this many groups enter, those with most weight, which bounds the cost of a refit.
+#: A group further than this many standard deviations from what all others say of it is taken to be noisier: its
+#: standard deviation grows until it is no further (Huber's weights, once).
+CONTRADICTED = 1.5
+#: At most this many groups enter, which bounds the cost of a refit; every shape has the same share of them.
 MOST_GROUPS = 256
 #: At most this many micro-batches enter, those with most weight: a round compares them for every configuration.
 MOST_BATCHES = 24
@@ -66,8 +71,13 @@ def learn(groups: Groups, params: ThroughputParams) -> Bias:
     off = np.clip(np.log(groups.step_s[order]) - np.log(predicted), -LARGEST_LOG, LARGEST_LOG)
     # weights are inverse variances up to a factor; the largest stands for a well measured group
     noise = SCATTER**2 + MODEL_ERROR**2 * np.minimum(groups.weight.max() / groups.weight[order] - 1.0, 1e6)
-    inverse = np.linalg.inv(kernel(nodes, gpus, local, nodes, gpus, local) + np.diag(noise))
-    pull = inverse @ off
+    prior = kernel(nodes, gpus, local, nodes, gpus, local)
+    pull, precision = _posterior(prior, noise, off)
+    # how far each group is from what all others say of it, in standard deviations of that difference
+    off_by = np.abs(pull) / np.sqrt(precision)
+    if bool(np.any(off_by > CONTRADICTED)):
+        noise = noise * np.maximum(off_by / CONTRADICTED, 1.0) ** 2
+        pull, precision = _posterior(prior, noise, off)
     knots = tuple(
         (int(n), int(k), m, round(value, 9))
         for n, k, m, value in zip(nodes.tolist(), gpus.tolist(), local.tolist(), pull.tolist(), strict=True)
@@ -75,21 +85,58 @@ def learn(groups: Groups, params: ThroughputParams) -> Bias:
     if len(order) < ENOUGH_GROUPS:
         return Bias(knots)
     weight = groups.weight[order] / groups.weight[order].sum()
-    left_out = pull / np.diag(inverse)
+    left_out = pull / precision
     return Bias(knots, math.sqrt(float(np.dot(weight, left_out * left_out))))
 
 
+def _posterior(prior: Floats, noise: Floats, off: Floats) -> tuple[Floats, Floats]:
+    """(pull of each group, precision [groups] of its own residual given all others)."""
+    covariance = prior.copy()
+    covariance.reshape(-1)[:: len(covariance) + 1] += noise
+    # positive definite, as no noise is below `SCATTER`; of the inverse only the upper triangle is filled
+    inverse, _ = dpotri(dpotrf(covariance)[0])
+    return np.asarray(dsymv(1.0, inverse, off)), np.diagonal(inverse)
+
+
 def _entering(groups: Groups) -> NDArray[np.intp]:
-    """Indices, ascending, of the groups that enter (`MOST_GROUPS`, `MOST_BATCHES`)."""
-    weight = groups.weight
+    """Indices, ascending, of the groups that enter (`MOST_GROUPS`, `MOST_BATCHES`).
+
+    Of more than may enter, every shape gives the same number: those with most weight, and of those that weigh about
+    the same some from everywhere among its micro-batches.
+    """
     if len(groups) <= MOST_BATCHES:
-        return np.flatnonzero(weight >= 0)
+        return np.arange(len(groups))
+    weight = groups.weight
     batches, which = np.unique(groups.local_batch, return_inverse=True)
+    entering = np.arange(len(groups))
     if len(batches) > MOST_BATCHES:
         kept = np.argsort(-np.bincount(which, weight), kind="stable")[:MOST_BATCHES]
-        weight = np.where(np.isin(which, kept), weight, -1.0)
-    order = np.argsort(-weight, kind="stable")[:MOST_GROUPS]
-    return np.sort(order[weight[order] >= 0])
+        entering = np.flatnonzero(np.isin(which, kept))
+    if len(entering) <= MOST_GROUPS:
+        return entering
+    halvings = np.round(np.log2(weight.max() / weight[entering]))
+    shapes = np.stack((groups.nodes[entering], groups.gpus[entering]))
+    shape = np.unique(shapes, axis=1, return_inverse=True)[1].reshape(-1)
+    # number of each within its shape by micro-batch, then by weight and, at equal weight, far apart first
+    order = np.lexsort((groups.local_batch[entering], shape))
+    order = order[np.lexsort((_far_apart(_number(shape[order])), halvings[order], shape[order]))]
+    number = np.empty(len(order), dtype=np.intp)
+    number[order] = _number(shape[order])
+    return np.sort(entering[np.lexsort((shape, halvings, number))[:MOST_GROUPS]])
+
+
+def _number(ascending: NDArray[np.intp]) -> NDArray[np.intp]:
+    """0, 1, 2, ... within each run of equal values."""
+    return np.asarray(np.arange(len(ascending)) - np.searchsorted(ascending, ascending))
+
+
+def _far_apart(number: NDArray[np.intp]) -> Floats:
+    """Whole numbers mirrored at the binary point: ascending, they come as 0, ..., 2, ..., 1, 3 do, halving the gaps."""
+    mirrored, place = np.zeros(len(number)), 0.5
+    while number.any():
+        mirrored += place * (number & 1)
+        number, place = number >> 1, place / 2.0
+    return mirrored
 
 
 def log_factor(knots: Knots, nodes: Floats, gpus: Floats, local_batch: Floats) -> Floats:

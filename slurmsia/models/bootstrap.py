@@ -131,14 +131,15 @@ def _with_network_of(mine: TypeFit, donor: TypeFit) -> TypeModel:
     """Own compute on the new type, all-reduce of the donor type scaled by the 1-GPU ratio.
 
     This is the paper's ``xput_B(1) / xput_A(1) * xput_A(N)`` at every micro-batch for which the ratio is the same, and
-    keeps the new type's own measurements where it is not.
+    keeps the new type's own measurements where it is not. How many GPUs of a node share its links is up to the new
+    type's nodes: across nodes the donor's all-reduce with two GPUs a node is borrowed, and no ``kappa``.
     """
     ratio = compute_ratio(mine.fit.params, donor.fit.params, mine.mean_batch)
     shrink = 1.0 / max(ratio, 1e-9)
     there, here = donor.fit.params, mine.fit.params
     params = replace(
         here,
-        alpha_n=max(there.alpha_n * shrink, LOWEST_S),
+        alpha_n=max((there.alpha_n + there.kappa * there.alpha_r) * shrink, LOWEST_S),
         beta_n=max(there.beta_n * shrink, LOWEST_S),
         alpha_r=max(there.alpha_r * shrink, LOWEST_S),
         beta_r=max(there.beta_r * shrink, LOWEST_S),

@@ -1,4 +1,4 @@
-"""Fit the seven step-time parameters of one job on one GPU type from sufficient statistics (SIA.md section 1).
+"""Fit the step-time parameters of one job on one GPU type from sufficient statistics (SIA.md section 1).
 
 The loss is Pollux's; it is minimised by a projected, damped Gauss-Newton method with the analytic Jacobian, because
 a round may need thousands of warm refits and a general optimiser spends most of its time outside the loss. Never
@@ -24,8 +24,7 @@ from .minimise import (
     BETA_C,
     GAMMA,
     GAMMA_MAX,
-    HIGHEST,
-    LOWEST,
+    KAPPA,
     LOWEST_S,
     RHO_N,
     RHO_R,
@@ -45,6 +44,8 @@ OUTVOTED_MEDIANS = 4.0
 #: Slope of the all-reduce relative to its start where only two GPUs were seen: volume of a ring grows from 1 to 1.5
 #: between 2 and 4 GPUs, latency threefold. The paper pins it at 0; that is kept for ``weights="unweighted"``.
 UNSEEN_SLOPE = 0.35
+#: ``kappa`` at a cold start.
+KAPPA_START = 0.3
 #: Steps of the minimiser at most; a job's fit is mostly done after 7.
 COLD_ITERATIONS = 60
 WARM_ITERATIONS = 20
@@ -64,9 +65,10 @@ class Fit:
     """Parameters with how good they are and how the fit ended.
 
     ``residual``: weighted RMS log error of full-step times; ``rel_error``: one standard deviation of the relative
-    step-time error to expect inside the observed range; ``curvature`` [7, 7] of the loss in the coordinates it is
-    minimised in (betas of the network as ratios to their alphas); ``effective``: how many groups the weights amount
-    to; ``ended`` is "converged", "iteration-limit" or "no-data"; ``free``: names of the parameters fitted.
+    step-time error to expect inside the observed range; ``curvature`` [n, n] of the loss in the coordinates it is
+    minimised in (betas of the network as ratios to their alphas; n is 8 where ``kappa`` is measured, else 7);
+    ``effective``: how many groups the weights amount to; ``ended`` is "converged", "iteration-limit" or "no-data";
+    ``free``: names of the parameters fitted.
     """
 
     params: ThroughputParams
@@ -83,9 +85,9 @@ class Fit:
 
     @property
     def covariance(self) -> Floats:
-        """[7, 7] of the parameters in the coordinates of ``curvature``; rows of pinned ones are 0."""
-        found = np.zeros((7, 7))
-        index = np.flatnonzero([name in self.free for name in NAMES])
+        """[n, n] of the parameters in the coordinates of ``curvature``; rows of pinned ones are 0."""
+        found = np.zeros_like(self.curvature)
+        index = np.flatnonzero([name in self.free for name in NAMES[: len(found)]])
         block = self.curvature[np.ix_(index, index)]
         if len(index) and np.all(np.isfinite(block)):
             inverse = np.linalg.pinv(block, rcond=1e-12, hermitian=True)
@@ -100,10 +102,11 @@ def fit(
     max_iterations: int | None = None,
     tolerance: float | None = None,
 ) -> Fit:
-    """Fit the seven parameters; ``warm`` starts from an earlier fit of the same job and type.
+    """Fit the parameters; ``warm`` starts from an earlier fit of the same job and type.
 
     Minimises ``RMS log error of micro-batch times + RMS log error of full-step times + 1e-3 (gamma - 1)^2 +
-    1e-2 ((beta_n / alpha_n)^2 + (beta_r / alpha_r)^2)`` within the paper's bounds. Scales never seen are pinned
+    1e-2 ((beta_n / alpha_n)^2 + (beta_r / alpha_r)^2) + 2e-3 kappa^2`` within the paper's bounds, ``kappa`` only where
+    it is measured (`problem_of`) and not with ``weights="unweighted"``. Scales never seen are pinned
     optimistic: perfect scaling, across nodes at least 1.1 times within a node (SIA.md 1, ARTIFACT.md 2), except that
     after runs on two GPUs the all-reduce is expected to grow on (`UNSEEN_SLOPE`).
     ``max_iterations`` defaults to `COLD_ITERATIONS` or, started warm, `WARM_ITERATIONS`: what is left to gain then is
@@ -120,10 +123,11 @@ def fit(
         tolerance = COLD_TOLERANCE if warm is None else WARM_TOLERANCE
     if max_iterations is None:
         max_iterations = COLD_ITERATIONS if warm is None else WARM_ITERATIONS
-    problem = problem_of(groups, groups.weight)
+    published = weights == "unweighted"
+    problem = problem_of(groups, groups.weight, published)
     found = _solve(problem, warm, max_iterations, tolerance)
     iterations = found.iterations
-    if weights != "unweighted" and len(groups) >= 4:
+    if not published and len(groups) >= 4:
         off = np.abs(log_step(problem, found.x) - problem.log_step)
         limit = OUTVOTED_LOG
         if bool(np.any(off > limit)):
@@ -133,15 +137,16 @@ def fit(
             problem = problem_of(groups, outvoted / float(outvoted.sum()))
             found = _solve(problem, _params(found.x), max_iterations, tolerance)
             iterations += found.iterations
-    slope = 0.0 if weights == "unweighted" else UNSEEN_SLOPE
+    slope = 0.0 if published else UNSEEN_SLOPE
     return _result(problem, found, iterations, slope)
 
 
 def loss(params: ThroughputParams, groups: Groups) -> float:
     """The paper's loss of given parameters on given groups (their weights applied); for checks and tests."""
     problem = problem_of(groups, groups.weight)
-    x = _coordinates(params)
-    return evaluate(problem, x, below=-math.inf)[0]
+    if params.kappa and not problem.shares:
+        problem = replace(problem, free=np.append(problem.free, False))
+    return evaluate(problem, _coordinates(params)[: len(problem.free)], below=-math.inf)[0]
 
 
 def prior_params(step_s: float, local_batch: float) -> ThroughputParams:
@@ -162,6 +167,7 @@ def _coordinates(params: ThroughputParams) -> Floats:
             alpha_r,
             params.beta_r / alpha_r,
             min(max(params.gamma, 1.0), GAMMA_MAX),
+            params.kappa,
         ]
     )
 
@@ -175,6 +181,7 @@ def _params(x: Floats) -> ThroughputParams:
         alpha_r=float(x[ALPHA_R]),
         beta_r=max(float(x[ALPHA_R] * x[RHO_R]), LOWEST_S),
         gamma=float(x[GAMMA]),
+        kappa=float(x[KAPPA]) if len(x) > KAPPA else 0.0,
     )
 
 
@@ -182,7 +189,7 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
     """Where to begin: the earlier fit, or sums read off the groups; parameters newly free always from the groups."""
     g = problem.groups
     grad = np.where(problem.has_grad, g.grad_s, g.step_s / (g.accumulation + 1.0))
-    x = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0])
+    x = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0, KAPPA_START])[: len(problem.free)]
     total = problem.weight.sum()
     mean_grad = float((grad * problem.weight).sum() / total)
     mean_batch = float((g.local_batch * problem.weight).sum() / total)
@@ -201,12 +208,12 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
             x[rho] = 0.01 if problem.free[rho] else 0.0
     x[GAMMA] = 1.3 if problem.free[GAMMA] else 1.0
     if warm is not None:
-        known = _coordinates(warm)
+        known = _coordinates(warm)[: len(x)]
         trusted = problem.free & (known > 2.0 * LOWEST_S)
         if trusted[ALPHA_C] or not problem.free[ALPHA_C]:
             trusted[BETA_C] = problem.free[ALPHA_C]
             x = np.where(trusted, known, x)
-    return np.asarray(np.clip(x, LOWEST, HIGHEST))
+    return np.asarray(np.clip(x, problem.low, problem.high))
 
 
 def _solve(problem: Problem, warm: ThroughputParams | None, max_iterations: int, tolerance: float) -> Ended:
@@ -250,7 +257,7 @@ def _result(problem: Problem, found: Ended, iterations: int, unseen_slope: float
         curvature=found.curvature,
         loss=found.value,
         ended=found.ended,
-        free=tuple(name for name, is_free in zip(NAMES, free, strict=True) if is_free),
+        free=tuple(name for name, is_free in zip(NAMES, free, strict=False) if is_free),
         groups=len(groups),
         count=float(groups.count.sum()),
         iterations=iterations,
@@ -270,4 +277,4 @@ def _with_priors(params: ThroughputParams, free: NDArray[np.bool_], unseen_slope
     return replace(params, alpha_n=alpha_n, beta_n=beta_n, beta_r=beta_r)
 
 
-NAMES: Sequence[str] = ("alpha_c", "beta_c", "alpha_n", "beta_n", "alpha_r", "beta_r", "gamma")
+NAMES: Sequence[str] = ("alpha_c", "beta_c", "alpha_n", "beta_n", "alpha_r", "beta_r", "gamma", "kappa")

@@ -40,7 +40,7 @@ from .batch import (
 from .bias_columns import BiasColumns
 from .efficiency import sane
 from .speed import model_step_time, throughput
-from .throughput import FORWARDS_PER_MICROBATCH
+from .throughput import FORWARDS_PER_MICROBATCH, shared_time
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -307,7 +307,7 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
     column_type = np.array([types.index(shape.gpu_type) for shape in shapes], dtype=np.intp)
     nodes = np.array([shape.nodes for shape in shapes], dtype=np.float64)
     gpus = np.array([shape.gpus for shape in shapes], dtype=np.float64)
-    per_type = np.zeros((len(models), len(types), 13))
+    per_type = np.zeros((len(models), len(types), 14))
     of_job: list[tuple[float, ...]] = []
     of_type: list[tuple[float, ...]] = []
     plain: list[tuple[int, int]] = []
@@ -348,6 +348,7 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
                     unit,
                     type_model.rel_error,
                     type_model.max_gpus_seen or seen,
+                    params.kappa,
                 )
             )
     per_job = np.array(of_job, dtype=np.float64)
@@ -365,6 +366,10 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
         across = nodes[columns] > 1
         more = np.maximum(replicas - 2.0, 0.0)
         sync = np.where(across, entry[3] + entry[4] * more, entry[5] + entry[6] * more)
+        shared = np.flatnonzero(across & (entry[13] > 0))
+        if len(shared):
+            alpha_r, beta_r, kappa = entry[5, shared], entry[6, shared], entry[13, shared]
+            sync[shared] += kappa * shared_time(alpha_r, beta_r, nodes[columns[shared]], replicas[shared])
         c = Columns(
             np.array(
                 [

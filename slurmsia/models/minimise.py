@@ -28,18 +28,24 @@ LEAST_GAIN = 1e-5
 #: A step damped by no more than this is a full one.
 FULL_STEP = 1e-2
 
-ALPHA_C, BETA_C, ALPHA_N, RHO_N, ALPHA_R, RHO_R, GAMMA = range(7)
+#: Pull of ``kappa`` towards 0, the published model.
+KAPPA_PULL = 2e-3
 
-#: Bounds of the seven coordinates.
-LOWEST = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0])
-HIGHEST = np.array([np.inf] * 6 + [GAMMA_MAX])
-_BOUNDS = (LOWEST.tolist(), HIGHEST.tolist())
-_ONES = np.ones(7)
+ALPHA_C, BETA_C, ALPHA_N, RHO_N, ALPHA_R, RHO_R, GAMMA, KAPPA = range(8)
+
+#: Bounds of the coordinates; a problem that does not tell ``kappa`` has only the first seven.
+LOWEST = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0, 0.0])
+HIGHEST = np.array([np.inf] * 6 + [GAMMA_MAX, np.inf])
+_NOTHING = np.zeros(0)
 
 
 @dataclass
 class Problem:
-    """One fit in the coordinates it is solved in: betas of the network as ratios ``rho = beta / alpha``."""
+    """One fit in the coordinates it is solved in: betas of the network as ratios ``rho = beta / alpha``.
+
+    ``free`` [7 or 8]: with 8 the last coordinate is ``kappa`` (`throughput.sync_time`), without it that term is left
+    out. ``is_shared``, ``more_shared``: as ``is_within``, ``more_within``, for one of several nodes.
+    """
 
     groups: Groups
     weight: Floats
@@ -59,6 +65,12 @@ class Problem:
     more_within: Floats = field(init=False)
     ones: Floats = field(init=False)
     of_grad: Floats = field(init=False)
+    shares: bool = field(init=False)
+    is_shared: Floats = field(init=False)
+    more_shared: Floats = field(init=False)
+    low: Floats = field(init=False)
+    high: Floats = field(init=False)
+    bounds: tuple[list[float], list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
         g = self.groups
@@ -77,27 +89,41 @@ class Problem:
         self.accumulates = bool(g.accumulation.any())
         self.any_across, self.any_within = bool(self.free[ALPHA_N]), bool(self.free[ALPHA_R])
         self.all_grad = bool(self.has_grad.all())
+        size = len(self.free)
+        self.low, self.high = LOWEST[:size], HIGHEST[:size]
+        self.bounds = (self.low.tolist(), self.high.tolist())
+        self.shares = size > KAPPA
+        if self.shares:
+            dense = g.gpus / g.nodes
+            self.is_shared = self.is_across * (dense > 1.0)
+            self.more_shared = self.is_across * np.maximum(dense - 2.0, 0.0)
+        else:
+            self.is_shared = self.more_shared = _NOTHING
 
 
-def problem_of(groups: Groups, weight: Floats) -> Problem:
-    """The problem of some groups: what is not measured is not free."""
+def problem_of(groups: Groups, weight: Floats, published: bool = False) -> Problem:
+    """The problem of some groups: what is not measured is not free.
+
+    ``kappa`` is measured by several nodes with different numbers of GPUs each, beside several GPUs on one node; with
+    ``published`` it is left out, as the paper does.
+    """
     local = groups.local_batch
-    # (GPUs, several nodes) of what was measured: few distinct ones, so plain sets are quicker than arrays
-    seen = set(zip(groups.gpus.tolist(), (groups.nodes > 1).tolist(), strict=True))
-    across = any(gpus > 1 and wide for gpus, wide in seen)
-    within = any(gpus > 1 and not wide for gpus, wide in seen)
-    free = np.array(
-        [
-            bool(local.max() > local.min()),
-            True,
-            across,
-            any(gpus > 2 and wide for gpus, wide in seen),
-            within,
-            any(gpus > 2 and not wide for gpus, wide in seen),
-            across or within,
-        ]
-    )
-    return Problem(groups, weight, free)
+    # (GPUs, nodes) of what was measured: few distinct ones, so plain sets are quicker than arrays
+    seen = set(zip(groups.gpus.tolist(), groups.nodes.tolist(), strict=True))
+    across = any(gpus > 1 and nodes > 1 for gpus, nodes in seen)
+    within = any(gpus > 1 and nodes <= 1 for gpus, nodes in seen)
+    free = [
+        bool(local.max() > local.min()),
+        True,
+        across,
+        any(gpus > 2 and nodes > 1 for gpus, nodes in seen),
+        within,
+        any(gpus > 2 and nodes <= 1 for gpus, nodes in seen),
+        across or within,
+    ]
+    if within and across and not published and len({gpus / nodes for gpus, nodes in seen if nodes > 1}) > 1:
+        free.append(True)
+    return Problem(groups, weight, np.array(free))
 
 
 def log_step(problem: Problem, x: Floats) -> Floats:
@@ -105,23 +131,29 @@ def log_step(problem: Problem, x: Floats) -> Floats:
     sync = problem.is_across * x[ALPHA_N] * (1.0 + x[RHO_N] * problem.more) + problem.is_within * x[ALPHA_R] * (
         1.0 + x[RHO_R] * problem.more
     )
+    if problem.shares:
+        sync = sync + x[KAPPA] * x[ALPHA_R] * (problem.is_shared + x[RHO_R] * problem.more_shared)
     longer, shorter = np.maximum(compute, sync), np.minimum(compute, sync)
     full = longer * (1.0 + (shorter / longer) ** x[GAMMA]) ** (1.0 / x[GAMMA])
     return np.asarray(np.log(problem.groups.accumulation * compute + full))
 
 
 def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[float, Floats, Floats]:
-    """Loss, gradient [7] and Gauss-Newton curvature [7, 7] at ``x``; the latter two only with a loss ``below``.
+    """Loss, gradient [n] and Gauss-Newton curvature [n, n] at ``x`` [n]; the latter two only with a loss ``below``.
 
     A root mean square has no useful second derivative of its own; ``rms(r) <= (mean(r^2) / rms0 + rms0) / 2`` is its
     tight quadratic majorant at ``rms0``, whose gradient agrees, so each step descends on the true loss.
     """
     groups, local = problem.groups, problem.groups.local_batch
-    alpha_c, beta_c, alpha_n, rho_n, alpha_r, rho_r, gamma = x.tolist()
+    alpha_c, beta_c, alpha_n, rho_n, alpha_r, rho_r, gamma, *rest = x.tolist()
+    kappa = rest[0] if problem.shares else 0.0
     compute = alpha_c + beta_c * local
     sync: Floats | None = None  # parts of the network that no group has used are left out: their terms are 0
     if problem.any_within:
         within = problem.is_within + rho_r * problem.more_within
+        if problem.shares:
+            shared = problem.is_shared + rho_r * problem.more_shared
+            within += kappa * shared
         sync = alpha_r * within
     if problem.any_across:
         across = problem.is_across + rho_n * problem.more_across
@@ -142,9 +174,11 @@ def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[floa
     rms_step = math.sqrt(float(problem.weight @ (off_step * off_step)))
     rms_grad = math.sqrt(float(problem.grad_weight @ (off_grad * off_grad)))
     value = rms_step + rms_grad + GAMMA_PULL * (gamma - 1.0) ** 2 + RETROGRESSION_PULL * (rho_n * rho_n + rho_r * rho_r)
+    if problem.shares:
+        value += KAPPA_PULL * kappa * kappa
     if not value < below:
         return value, _NOTHING, _NOTHING
-    jacobian = np.zeros((7, len(full)))
+    jacobian = np.zeros((len(x), len(full)))
     if sync is None:
         np.add(groups.accumulation, 1.0, out=jacobian[ALPHA_C])
     else:
@@ -156,7 +190,11 @@ def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[floa
             np.multiply(by_sync, alpha_n * problem.more_across, out=jacobian[RHO_N])
         if problem.any_within:
             np.multiply(by_sync, within, out=jacobian[ALPHA_R])
-            np.multiply(by_sync, alpha_r * problem.more_within, out=jacobian[RHO_R])
+            more_within = problem.more_within
+            if problem.shares:
+                more_within = more_within + kappa * problem.more_shared
+                np.multiply(by_sync, alpha_r * shared, out=jacobian[KAPPA])
+            np.multiply(by_sync, alpha_r * more_within, out=jacobian[RHO_R])
         # d log full / d gamma; the terms with log(ratio) vanish with power as ratio goes to 0
         log_ratio = np.log(np.maximum(ratio, 1e-300))
         jacobian[GAMMA] = full * (power * log_ratio / (gamma * one_more) - np.log1p(power) / (gamma * gamma))
@@ -175,10 +213,10 @@ def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[floa
     gradient[RHO_R] += 2.0 * RETROGRESSION_PULL * rho_r
     curvature[RHO_N, RHO_N] += 2.0 * RETROGRESSION_PULL
     curvature[RHO_R, RHO_R] += 2.0 * RETROGRESSION_PULL
+    if problem.shares:
+        gradient[KAPPA] += 2.0 * KAPPA_PULL * kappa
+        curvature[KAPPA, KAPPA] += 2.0 * KAPPA_PULL
     return value, gradient, curvature
-
-
-_NOTHING = np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +236,11 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
     small = 0
     iteration = 0
     may_move = problem.free.tolist()
-    held, mask = None, _ONES
+    held, mask = None, np.ones(len(x))
     for iteration in range(1, max_iterations + 1):  # noqa: B007
         free = [
             may and not ((at <= low and slope > 0) or (at >= high and slope < 0))
-            for may, at, slope, low, high in zip(may_move, x.tolist(), gradient.tolist(), *_BOUNDS, strict=True)
+            for may, at, slope, low, high in zip(may_move, x.tolist(), gradient.tolist(), *problem.bounds, strict=True)
         ]
         if free != held:
             held, mask = free, np.array(free, dtype=np.float64)
@@ -213,7 +251,7 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
         if step is None:
             damping *= 10.0
             continue
-        trial = np.minimum(np.maximum(x - step, LOWEST), HIGHEST)
+        trial = np.minimum(np.maximum(x - step, problem.low), problem.high)
         trial_value, trial_gradient, trial_curvature = evaluate(problem, trial, value)
         if trial_value < value:
             gained = value - trial_value
@@ -234,10 +272,10 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
 
 
 def _step(curvature: Floats, gradient: Floats, mask: Floats, damping: float) -> Floats | None:
-    """Damped Newton step [7] where ``mask`` is 1, 0 elsewhere; ``None`` where the curvature is not positive."""
+    """Damped Newton step [n] where ``mask`` is 1, 0 elsewhere; ``None`` where the curvature is not positive."""
     damped = curvature * mask[:, None]
     damped *= mask
-    flat = damped.reshape(-1)[::8]
+    flat = damped.reshape(-1)[:: len(damped) + 1]
     flat += damping * flat + (1e-12 * float(flat.max()) + 1e-300) + (1.0 - mask)
     _, step, info = dposv(damped, gradient * mask)
     return np.asarray(step) if info == 0 else None

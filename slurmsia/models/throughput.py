@@ -1,4 +1,4 @@
-"""How long one optimiser step takes on a shape: the seven-parameter model of Pollux and Sia, and a pipeline form.
+"""How long one optimiser step takes on a shape: the model of Pollux and Sia, one term added, and a pipeline form.
 
 Everything here is a pure function of parameters and NumPy arrays (or plain numbers) that broadcast against each
 other. This module must never fit, never look at a history and never know about batch limits of a job.
@@ -28,12 +28,24 @@ def grad_time(params: ThroughputParams, local_batch: Numbers) -> Floats:
 
 
 def sync_time(params: ThroughputParams, nodes: Numbers, gpus: Numbers) -> Floats:
-    """Seconds of one gradient all-reduce over ``gpus`` GPUs on ``nodes`` nodes; 0 on one GPU (Pollux eq. 9)."""
+    """Seconds of one gradient all-reduce over ``gpus`` GPUs on ``nodes`` nodes; 0 on one GPU (Pollux eq. 9).
+
+    GPUs of one node share its links whether or not other nodes take part: across nodes ``kappa`` times the all-reduce
+    of as many GPUs within one node comes on top (not in the paper, where ``kappa`` is 0).
+    """
     nodes = np.asarray(nodes)
     more = np.maximum(np.asarray(gpus, dtype=np.float64) - 2.0, 0.0)
     within = params.alpha_r + params.beta_r * more
     across = params.alpha_n + params.beta_n * more
+    if params.kappa:
+        across = across + params.kappa * shared_time(params.alpha_r, params.beta_r, nodes, gpus)
     return np.where(np.asarray(gpus) <= 1, 0.0, np.where(nodes > 1, across, within))
+
+
+def shared_time(alpha_r: Numbers, beta_r: Numbers, nodes: Numbers, gpus: Numbers) -> Floats:
+    """Seconds of an all-reduce within one of ``nodes`` nodes over its share of ``gpus`` GPUs; 0 with one GPU each."""
+    dense = np.asarray(gpus, dtype=np.float64) / nodes
+    return np.where(dense > 1.0, alpha_r + beta_r * np.maximum(dense - 2.0, 0.0), 0.0)
 
 
 def overlap(first: Floats, second: Floats, gamma: Numbers) -> Floats:
@@ -67,5 +79,6 @@ def pipeline_step_time(params: PipelineParams, gpus: Numbers, microbatches: Numb
 
 def is_sane(params: ThroughputParams) -> bool:
     """Whether every parameter is finite, non-negative and ``gamma`` lies in [1, 10]."""
-    values = (params.alpha_c, params.beta_c, params.alpha_n, params.beta_n, params.alpha_r, params.beta_r)
+    p = params
+    values = (p.alpha_c, p.beta_c, p.alpha_n, p.beta_n, p.alpha_r, p.beta_r, p.kappa)
     return all(math.isfinite(value) and value >= 0.0 for value in values) and 1.0 <= params.gamma <= 10.0

@@ -12,10 +12,11 @@ from slurmsia_cli.bench_fit import INSIDE_TARGET, OUTSIDE_TARGET, evaluate
 
 from slurmsia.models.profiles import read
 
-APPLICATIONS = ("bert", "cifar10", "deepspeech2", "gpt_pmp", "imagenet", "yolov3")
+APPLICATIONS = ("bert", "cifar10", "deepspeech2", "gpt_pmp", "imagenet", "ncf", "yolov3")
 TYPES = ("t4", "rtx", "a100", "quad")
-#: Cells that may miss, each with its cause in docs/models.md.
-NAMED = {("yolov3", "t4")}
+#: All cells there are, and those that may miss (at most a tenth), each with its cause in docs/models.md.
+CELLS = 32
+NAMED = {("imagenet", "v100"), ("ncf", "v100")}
 
 DATA = Path(os.environ.get("SLURMSIA_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 PROFILES = DATA / "sia" / "profiles"
@@ -28,13 +29,21 @@ pytestmark = [
 
 @pytest.mark.parametrize("application", APPLICATIONS)
 def test_step_times_are_within_five_percent_inside_and_fifteen_one_doubling_outside(application: str) -> None:
-    cells = [evaluate(p, seed=0, folds=5) for p in read(PROFILES, application) if p.gpu_type in TYPES]
+    cells = [evaluate(p, seed=0, folds=5) for p in read(PROFILES, application)]
     assert cells
     for cell in cells:
         if cell is None or (cell.application, cell.gpu_type) in NAMED:
             continue
         assert median(cell.inside) <= INSIDE_TARGET, cell.gpu_type
         assert median(cell.outside) <= OUTSIDE_TARGET, cell.gpu_type
+
+
+def test_at_most_a_tenth_of_all_cells_may_miss() -> None:
+    found = [(p.application, p.gpu_type) for p in read(PROFILES) if evaluate(p, seed=0, folds=5) is not None]
+    assert len(found) == CELLS
+    assert set(found) >= NAMED
+    assert {application for application, _ in found} == set(APPLICATIONS)
+    assert len(NAMED) <= CELLS / 10
 
 
 @pytest.mark.parametrize("application", [name for name in APPLICATIONS if name != "gpt_pmp"])

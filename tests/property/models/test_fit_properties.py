@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from slurmsia.models.groups import group
 from slurmsia.models.throughput import is_sane, step_time
 
 SHAPES = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 16), (3, 24), (4, 32)]
+#: Several numbers of GPUs a node: what tells how much of a node's own all-reduce comes on top of the one across nodes.
+DENSITIES = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 4), (2, 4), (2, 8), (4, 16), (2, 16), (4, 32)]
 BATCHES = [16.0, 32.0, 64.0, 128.0]
 
 params = st.builds(
@@ -77,7 +80,7 @@ def test_step_times_come_back_from_noisy_data_also_between_the_points_that_were_
 def test_no_general_optimiser_finds_a_lower_loss(truth: ThroughputParams) -> None:
     groups = group(observed(truth, noise=0.1, seed=3), weights="unweighted")
     ours = fit(groups, weights="unweighted")
-    assert set(ours.free) == set(NAMES)
+    assert set(ours.free) == set(NAMES) - {"kappa"}
     scale = float(np.median(groups.step_s))
     start = [0.1 * scale, 0.01 * scale] * 3 + [1.001]
     theirs = minimize(
@@ -87,6 +90,43 @@ def test_no_general_optimiser_finds_a_lower_loss(truth: ThroughputParams) -> Non
         bounds=[(1e-8, None)] * 6 + [(1.0, 10.0)],
     )
     assert ours.loss <= theirs.fun * 1.02 + 1e-4
+
+
+@given(truth=params, kappa=st.floats(0.0, 2.0), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_links_shared_by_gpus_of_a_node_are_found_and_foretell_other_numbers_of_nodes(
+    truth: ThroughputParams, kappa: float, seed: int
+) -> None:
+    truth = replace(truth, kappa=kappa)
+    result = fit(observed(truth, noise=0.02, seed=seed, shapes=DENSITIES))
+    assert set(result.free) == set(NAMES)
+    assert result.covariance.shape == (8, 8)
+    for nodes, gpus, batch in [(3, 3, 48.0), (3, 12, 100.0), (4, 8, 24.0), (3, 24, 90.0)]:
+        expected = float(step_time(truth, nodes, gpus, batch))
+        assert float(step_time(result.params, nodes, gpus, batch)) == pytest.approx(expected, rel=0.15)
+
+
+@given(truth=params, kappa=st.floats(0.0, 2.0))
+@settings(max_examples=4, deadline=None)
+def test_no_general_optimiser_finds_a_lower_loss_with_shared_links(truth: ThroughputParams, kappa: float) -> None:
+    groups = group(observed(replace(truth, kappa=kappa), noise=0.1, seed=3, shapes=DENSITIES))
+    ours = fit(groups)
+    scale = float(np.median(groups.step_s))
+    theirs = minimize(
+        lambda x: loss(ThroughputParams(*x), groups),
+        [0.1 * scale, 0.01 * scale] * 3 + [1.001, 0.5],
+        method="L-BFGS-B",
+        bounds=[(1e-8, None)] * 6 + [(1.0, 10.0), (0.0, None)],
+    )
+    assert loss(ours.params, groups) <= theirs.fun * 1.02 + 1e-4
+
+
+@given(truth=params, kappa=st.floats(0.0, 2.0))
+@settings(max_examples=4, deadline=None)
+def test_the_artifacts_fit_knows_no_shared_links(truth: ThroughputParams, kappa: float) -> None:
+    result = fit(observed(replace(truth, kappa=kappa), noise=0.02, seed=1, shapes=DENSITIES), weights="unweighted")
+    assert result.params.kappa == 0.0
+    assert set(result.free) == set(NAMES) - {"kappa"}
 
 
 wild = st.one_of(

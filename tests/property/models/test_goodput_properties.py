@@ -20,7 +20,10 @@ SHAPES = [Shape("a100", 1, k) for k in (1, 2, 4, 8)] + [Shape("a100", n, 8 * n) 
 SHAPES += [Shape("t4", 1, 1), Shape("t4", 1, 4), Shape("t4", 5, 20)]
 
 small = st.floats(1e-8, 2.0)
-params = st.builds(ThroughputParams, small, st.floats(1e-8, 0.1), small, small, small, small, st.floats(1.0, 10.0))
+kappas = st.one_of(st.just(0.0), st.floats(0.0, 3.0))
+params = st.builds(
+    ThroughputParams, small, st.floats(1e-8, 0.1), small, small, small, small, st.floats(1.0, 10.0), kappas
+)
 knots = st.lists(
     st.tuples(
         st.sampled_from([1, 2]),
@@ -168,7 +171,7 @@ def test_efficiency_is_one_at_m0_and_falls_as_the_batch_grows(
 def test_a_pipeline_of_one_stage_is_the_plain_form(
     model: ThroughputParams, microbatches: int, gpus: int, batch: int
 ) -> None:
-    plain = replace(model, gamma=1.0)
+    plain = replace(model, gamma=1.0, kappa=0.0)
     forward_s = (plain.alpha_c + plain.beta_c * batch) / 3.0
     pipeline = PipelineParams(1, microbatches, batch, forward_s, plain.alpha_n, plain.beta_n)
     nodes = 2 if gpus > 1 else 1

@@ -13,6 +13,7 @@ SHAPES = {
     "one node": [(1, 1), (1, 2), (1, 4)],
     "several nodes": [(2, 8), (4, 16), (2, 2)],
     "both": [(1, 1), (1, 4), (2, 8)],
+    "shared links": [(1, 4), (2, 2), (3, 12)],
 }
 
 
@@ -35,10 +36,10 @@ def test_gradient_is_the_slope_of_the_loss(
         count=np.ones(3),
     )
     problem = problem_of(groups, groups.weight)
-    x = np.array([0.05, 0.008, 0.04, 0.3, 0.03, 0.2, 1.7])
+    x = np.array([0.05, 0.008, 0.04, 0.3, 0.03, 0.2, 1.7, 0.6])[: len(problem.free)]
     _, gradient, _ = evaluate(problem, x)
-    for index in range(7):
-        near = 1e-6 * np.eye(7)[index]
+    for index in range(len(x)):
+        near = 1e-6 * np.eye(len(x))[index]
         slope = (evaluate(problem, x + near)[0] - evaluate(problem, x - near)[0]) / 2e-6
         assert gradient[index] == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
@@ -55,3 +56,6 @@ def test_only_what_was_measured_is_free() -> None:
     assert free([(1, 2), (1, 1)], [8, 8]) == [False, True, False, False, True, False, True]
     assert free([(1, 4), (2, 2)], [8, 8]) == [False, True, True, False, True, True, True]
     assert free([(2, 4), (1, 1)], [8, 8])[:GAMMA] == [False, True, True, True, False, False]
+    # how GPUs of a node share its links: told by several numbers of them across nodes, beside several on one node
+    assert free([(1, 4), (2, 2), (2, 8)], [8, 8, 8]) == [False, True, True, True, True, True, True, True]
+    assert len(free([(1, 4), (2, 8), (4, 16)], [8, 8, 8])) == len(free([(1, 1), (2, 2), (2, 8)], [8, 8, 8])) == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from slurmsia.models.estimator import fit_type
 from slurmsia.models.goodput import BatchOption, best_batch, keep_or_change
 from slurmsia.models.groups import group
 from slurmsia.models.profiles import Point, observation
-from slurmsia.models.throughput import overlap, step_time
+from slurmsia.models.throughput import overlap, step_time, sync_time
 
 # ---- efficiency
 
@@ -268,6 +269,62 @@ def test_a_batch_that_the_hardware_dislikes_is_avoided_once_it_was_measured() ->
     assert factor[1] > 1.5
     assert max(factor[0], factor[2]) < 1.3
     assert found.rel_error is not None
+
+
+def test_when_more_was_measured_than_enters_every_shape_keeps_its_share_from_all_over_its_batches() -> None:
+    shapes = [(1, 1), (1, 2), (1, 4), *((n, 4 * n) for n in range(2, 22))]
+    batches = [float(m) for m in range(8, 28)]
+    points = [Point(n, k, m, float(step_time(TRUE, n, k, m)), 0.0) for n, k in shapes for m in batches]
+    groups = group([observation("a100", point, 50.0) for point in points])
+    assert len(groups) > bias.MOST_GROUPS
+    knots = bias.learn(groups, TRUE).knots
+    assert len(knots) == bias.MOST_GROUPS
+    of_shape = [sorted(knot[2] for knot in knots if knot[:2] == shape) for shape in shapes]
+    assert {len(found) for found in of_shape} == {bias.MOST_GROUPS // len(shapes), bias.MOST_GROUPS // len(shapes) + 1}
+    assert max(b - a for found in of_shape for a, b in pairwise([batches[0], *found, batches[-1]])) <= 3.0
+
+
+def test_of_a_shape_with_more_groups_than_enter_the_well_measured_ones_do() -> None:
+    shapes = [(n, 4 * n) for n in range(1, 31)]
+    points = [Point(n, k, m, float(step_time(TRUE, n, k, m)), 0.0) for n, k in shapes for m in range(8, 28)]
+    well = {16.0, 19.0, 22.0}
+    seen = [observation("a100", point, 500.0 if point.local_batch in well else 1.0) for point in points]
+    knots = bias.learn(group(seen), TRUE).knots
+    assert all(well <= {knot[2] for knot in knots if knot[:2] == shape} for shape in shapes)
+
+
+def test_one_group_that_all_others_contradict_hardly_moves_what_is_expected_of_its_neighbours() -> None:
+    batches = [8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0, 24.0]
+    paused = {(2, 14.0)}
+    points = [
+        Point(1, k, m, float(step_time(TRUE, 1, k, m)) * (2.0 if (k, m) in paused else 1.0), 0.0)
+        for k in (1, 2, 4)
+        for m in batches
+    ]
+    found = bias.learn(group([observation("a100", point, 50.0) for point in points]), TRUE)
+    beside = np.exp(bias.log_factor(found.knots, np.ones(2), np.array([2.0, 2.0]), np.array([13.0, 15.0])))
+    assert beside == pytest.approx([1.0, 1.0], abs=0.06)
+
+
+def test_gpus_that_share_the_links_of_their_node_slow_the_all_reduce_across_nodes() -> None:
+    shared = replace(TRUE, kappa=2.0)
+    assert float(sync_time(shared, 4, 4)) == float(sync_time(TRUE, 4, 4))
+    assert float(sync_time(shared, 1, 4)) == float(sync_time(TRUE, 1, 4))
+    # 4 GPUs on each of 4 nodes: twice the all-reduce of 4 GPUs on one node on top
+    assert float(sync_time(shared, 4, 16)) == pytest.approx(0.1 + 14 * 0.005 + 2.0 * (0.05 + 2 * 0.002))
+    assert sync_time(shared, np.array([1, 2, 2]), np.array([1, 2, 4])) == pytest.approx([0.0, 0.1, 0.11 + 2.0 * 0.05])
+
+
+def test_a_borrowed_network_across_nodes_is_the_donors_with_two_gpus_a_node() -> None:
+    spread = [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4), (4, 8), (2, 8), (4, 16)]
+    donor = seen("t4", spread)
+    donor = replace(donor, fit=replace(donor.fit, params=replace(TRUE, kappa=2.0)))
+    mine = seen("a100", [(1, 1)])
+    borrowed = estimate("a100", {"t4": donor, "a100": mine}, {}, []).params
+    assert isinstance(borrowed, ThroughputParams)
+    ratio = float(sync_time(borrowed, 3, 6)) / float(sync_time(replace(TRUE, kappa=2.0), 3, 6))
+    assert borrowed.kappa == 0.0
+    assert ratio == pytest.approx(borrowed.alpha_r / TRUE.alpha_r)
 
 
 def test_deviations_fade_far_from_what_was_measured() -> None:
