@@ -18,6 +18,7 @@ from ..history import (
     JobHistory,
     JobKind,
     MemoryPoint,
+    NoiseCell,
     Observation,
     Progress,
     RestartSample,
@@ -30,6 +31,7 @@ from .schema import (
     Job,
     Kind,
     KindMemoryPeak,
+    KindNoise,
     KindObservation,
     KindRatio,
     MemoryPeak,
@@ -188,6 +190,7 @@ def similar(connection: Connection, cluster_id: int, kind: JobKind) -> SimilarHi
                 gradient=_gradient(nearest),
                 total_samples=_totals(connection, ended, nearest.id),
                 type_ratios=listed,
+                noise=_kind_noise(connection, nearest.id),
             )
     restarts = _recent_restarts(connection, RestartCostRow.cluster_id, cluster_id)
     if not listed and not restarts:
@@ -211,6 +214,18 @@ def _kind_memory(connection: Connection, kind_id: int) -> tuple[MemoryPoint, ...
         .order_by(KindMemoryPeak.gpu_type, KindMemoryPeak.local_batch)
     )
     return tuple(MemoryPoint(*row) for row in connection.execute(statement))
+
+
+def _kind_noise(connection: Connection, kind_id: int) -> tuple[NoiseCell, ...]:
+    statement = (
+        select(
+            KindNoise.samples_cell, KindNoise.scale_doubling, KindNoise.count, KindNoise.log_sum,
+            KindNoise.log_square_sum,
+        )
+        .where(KindNoise.kind_id == kind_id)
+        .order_by(KindNoise.samples_cell, KindNoise.scale_doubling)
+    )  # fmt: skip
+    return tuple(NoiseCell(*row) for row in connection.execute(statement))
 
 
 def _recent_restarts(connection: Connection, column: Any, value: int) -> tuple[RestartSample, ...]:

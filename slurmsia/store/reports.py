@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
-from ..history import Observation, Report
+from ..history import Gradient, Observation, Report, noise_cell
 from . import codec
 from .engine import Database, DbRow
 from .flaws import flaw
@@ -26,6 +26,7 @@ from .schema import (
     Job,
     Kind,
     KindMemoryPeak,
+    KindNoise,
     KindObservation,
     MemoryPeak,
     ProgressPoint,
@@ -38,6 +39,7 @@ from .schema import (
 _CLOCK_SKEW_S = 300.0
 
 ShapeKey = tuple[str, int, int, float, int]
+CellKey = tuple[int, int]
 Offered = tuple[Report, ReportContext | None]
 
 
@@ -64,6 +66,7 @@ class _Batch:
 
     run_sums: dict[tuple[int, ShapeKey], list[float]] = field(default_factory=dict)
     kind_sums: dict[tuple[int, ShapeKey], list[float]] = field(default_factory=dict)
+    kind_noise: dict[tuple[int, CellKey], list[float]] = field(default_factory=dict)
     job_peaks: dict[tuple[int, str, float], tuple[float, float | None]] = field(default_factory=dict)
     kind_peaks: dict[tuple[int, str, float], tuple[float, float | None]] = field(default_factory=dict)
     jobs: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -214,7 +217,7 @@ def _kind_ids(job: DbRow) -> list[int]:
 
 
 def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext | None, point_every_s: float) -> None:
-    job = run.job
+    job, kinds = run.job, _kind_ids(run.job)
     run.touched = True
     run.last_seq = report.seq
     run.last_report_s = max(run.last_report_s, report.t_s)
@@ -224,14 +227,20 @@ def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext |
     run.extra.update(report.extra)
     for seen in report.observations:
         numbers = (seen.count, seen.step_sum_s, seen.step_square_sum_s2, seen.sync_sum_s)
-        for sums, owners in ((batch.run_sums, [run.id]), (batch.kind_sums, _kind_ids(job))):
+        for sums, owners in ((batch.run_sums, [run.id]), (batch.kind_sums, kinds)):
             for owner in owners:
                 total = sums.setdefault((owner, _shape_key(seen)), [0.0, 0.0, 0.0, 0.0])
                 for index, number in enumerate(numbers):
                     total[index] += number
+    cell = noise_cell(report)
+    if cell is not None:
+        for owner in kinds:
+            total = batch.kind_noise.setdefault((owner, (cell.samples_cell, cell.scale_doubling)), [0.0, 0.0, 0.0])
+            for index, number in enumerate((cell.count, cell.log_sum, cell.log_square_sum)):
+                total[index] += number
     if report.memory is not None:
         peak = report.memory
-        for peaks, owners in ((batch.job_peaks, [job.id]), (batch.kind_peaks, _kind_ids(job))):
+        for peaks, owners in ((batch.job_peaks, [job.id]), (batch.kind_peaks, kinds)):
             for owner in owners:
                 key = (owner, peak.gpu_type, float(peak.local_batch))
                 old = peaks.get(key, (0.0, None))
@@ -254,7 +263,7 @@ def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext |
                 "run_id": run.id, "seq": report.seq, "t_s": grad.t_s, "square": grad.square,
                 "variance": grad.variance, "scale": grad.scale,
             })  # fmt: skip
-        for kind in _kind_ids(job):
+        for kind in kinds:
             batch.kinds.setdefault(kind, {})["gradient"] = report.gradient
     if report.progress is not None:
         changes.setdefault("progress", []).append(report.progress)
@@ -264,7 +273,7 @@ def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext |
             })  # fmt: skip
     if due and (report.gradient is not None or report.progress is not None):
         run.last_point_s = report.t_s
-    for kind in _kind_ids(job):
+    for kind in kinds:
         entry = batch.kinds.setdefault(kind, {})
         entry["t_s"] = max(entry.get("t_s", 0.0), report.t_s)
         if not job.counted:
@@ -273,11 +282,15 @@ def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext |
 
 _SUMS = ("count", "step_sum_s", "step_square_sum_s2", "sync_sum_s")
 _SHAPE = ("gpu_type", "nodes", "gpus", "local_batch", "accumulation")
+_NOISE_SUMS = ("count", "log_sum", "log_square_sum")
+_NOISE_CELL = ("samples_cell", "scale_doubling")
 
 
 def upsert_sums(
-    db: Database, connection: Connection, table: Any, owner: str, sums: dict[tuple[int, ShapeKey], list[float]]
-) -> None:
+    db: Database, connection: Connection, table: Any, owner: str,
+    sums: Mapping[tuple[int, tuple[Any, ...]], list[float]], keys: tuple[str, ...] = _SHAPE,
+    columns: tuple[str, ...] = _SUMS,
+) -> None:  # fmt: skip
     """Add sums to their rows, in key order so that two writers never wait for each other in a circle."""
     if not sums:
         return
@@ -285,10 +298,10 @@ def upsert_sums(
     target = table.__table__.c
     connection.execute(
         insert.on_conflict_do_update(
-            index_elements=[owner, *_SHAPE], set_={name: target[name] + insert.excluded[name] for name in _SUMS}
+            index_elements=[owner, *keys], set_={name: target[name] + insert.excluded[name] for name in columns}
         ),
         [
-            {owner: row_id, **dict(zip(_SHAPE, key, strict=True)), **dict(zip(_SUMS, total, strict=True))}
+            {owner: row_id, **dict(zip(keys, key, strict=True)), **dict(zip(columns, total, strict=True))}
             for (row_id, key), total in sorted(sums.items())
         ],
     )
@@ -322,6 +335,7 @@ def _write(db: Database, connection: Connection, cluster_id: int, batch: _Batch,
         return
     upsert_sums(db, connection, RunObservation, "run_id", batch.run_sums)
     upsert_sums(db, connection, KindObservation, "kind_id", batch.kind_sums)
+    upsert_sums(db, connection, KindNoise, "kind_id", batch.kind_noise, _NOISE_CELL, _NOISE_SUMS)
     _upsert_peaks(db, connection, MemoryPeak, "job_id", batch.job_peaks)
     _upsert_peaks(db, connection, KindMemoryPeak, "kind_id", batch.kind_peaks)
     if batch.gradients:
@@ -426,28 +440,26 @@ def _write_job_changes(connection: Connection, jobs: dict[int, dict[str, Any]]) 
 
 
 def _write_kind_changes(connection: Connection, kinds: dict[int, dict[str, Any]]) -> None:
+    """Jobs and last report of each kind, with the latest gradient where there is one: one statement for a batch."""
     if not kinds:
         return
+    rows = []
+    for kind, entry in sorted(kinds.items()):
+        grad: Gradient | None = entry.get("gradient")
+        at, square, variance, scale = (
+            (None, None, None, None) if grad is None else (grad.t_s, grad.square, grad.variance, grad.scale)
+        )
+        rows.append({
+            "b_id": kind, "b_jobs": len(entry.get("new_jobs", ())), "b_t": entry["t_s"], "b_g": at,
+            "b_square": square, "b_variance": variance, "b_scale": scale,
+        })  # fmt: skip
     connection.execute(
         update(Kind).where(Kind.id == bindparam("b_id")).values(
-            jobs=Kind.jobs + bindparam("b_jobs"), last_report_s=bindparam("b_t")
+            jobs=Kind.jobs + bindparam("b_jobs"), last_report_s=bindparam("b_t"),
+            gradient_t_s=func.coalesce(bindparam("b_g"), Kind.gradient_t_s),
+            gradient_square=func.coalesce(bindparam("b_square"), Kind.gradient_square),
+            gradient_variance=func.coalesce(bindparam("b_variance"), Kind.gradient_variance),
+            gradient_scale=func.coalesce(bindparam("b_scale"), Kind.gradient_scale),
         ),
-        [
-            {"b_id": kind, "b_jobs": len(entry.get("new_jobs", ())), "b_t": entry["t_s"]}
-            for kind, entry in sorted(kinds.items())
-        ],
+        rows,
     )  # fmt: skip
-    gradients = [
-        {
-            "b_id": kind, "b_g": grad.t_s, "b_square": grad.square, "b_variance": grad.variance, "b_scale": grad.scale
-        }
-        for kind, entry in sorted(kinds.items()) if (grad := entry.get("gradient")) is not None
-    ]  # fmt: skip
-    if gradients:
-        connection.execute(
-            update(Kind).where(Kind.id == bindparam("b_id")).values(
-                gradient_t_s=bindparam("b_g"), gradient_square=bindparam("b_square"),
-                gradient_variance=bindparam("b_variance"), gradient_scale=bindparam("b_scale"),
-            ),
-            gradients,
-        )  # fmt: skip

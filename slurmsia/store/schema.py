@@ -1,7 +1,7 @@
 """The tables of the job-history store, as typed declarative classes; constraints live here, in the database.
 
 Units are in the column names, times are UTC seconds since the epoch. The migrations in ``slurmsia_migrations`` must
-always lead to exactly this schema. No query and no session belongs here.
+always lead to exactly this schema. The tables of kinds are in `kind_tables`. No query and no session belongs here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .kind_tables import Kind as Kind
+from .kind_tables import KindMemoryPeak as KindMemoryPeak
+from .kind_tables import KindNoise as KindNoise
+from .kind_tables import KindObservation as KindObservation
+from .kind_tables import KindRatio as KindRatio
 from .tables import Base as Base
 from .tables import RowId, shape_checks
 
@@ -31,31 +36,6 @@ class Cluster(Base):
     created_s: Mapped[float]
 
     __table_args__ = (CheckConstraint("name <> ''", name="name"),)
-
-
-class Kind(Base):
-    """What jobs have in common: "user+script" (with a user), or "script" (user -1). Parents of pooled statistics."""
-
-    __tablename__ = "kinds"
-
-    id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    cluster_id: Mapped[int] = mapped_column(RowId, ForeignKey("clusters.id", ondelete="CASCADE"))
-    likeness: Mapped[str]
-    user_id: Mapped[int]
-    script: Mapped[str]
-    jobs: Mapped[int] = mapped_column(server_default=text("0"))
-    last_report_s: Mapped[float | None] = mapped_column(index=True)
-    gradient_t_s: Mapped[float | None]
-    gradient_square: Mapped[float | None]
-    gradient_variance: Mapped[float | None]
-    gradient_scale: Mapped[float | None]
-
-    __table_args__ = (
-        UniqueConstraint("cluster_id", "likeness", "user_id", "script"),
-        CheckConstraint("likeness IN ('user+script', 'script', 'cluster')", name="likeness"),
-        CheckConstraint("(likeness = 'user+script') = (user_id >= 0)", name="user"),
-        CheckConstraint("jobs >= 0", name="jobs"),
-    )
 
 
 class Job(Base):
@@ -183,45 +163,12 @@ class RunObservation(Base):
     __table_args__ = (*shape_checks(), {"sqlite_with_rowid": False})
 
 
-class KindObservation(Base):
-    """The same sums pooled over all jobs of a kind, kept up to date by every ingest: no scan at query time."""
-
-    __tablename__ = "kind_observations"
-
-    kind_id: Mapped[int] = mapped_column(RowId, ForeignKey("kinds.id", ondelete="CASCADE"), primary_key=True)
-    gpu_type: Mapped[str] = mapped_column(primary_key=True)
-    nodes: Mapped[int] = mapped_column(primary_key=True)
-    gpus: Mapped[int] = mapped_column(primary_key=True)
-    local_batch: Mapped[float] = mapped_column(primary_key=True)
-    accumulation: Mapped[int] = mapped_column(primary_key=True)
-    count: Mapped[float]
-    step_sum_s: Mapped[float]
-    step_square_sum_s2: Mapped[float]
-    sync_sum_s: Mapped[float]
-
-    __table_args__ = (*shape_checks(), {"sqlite_with_rowid": False})
-
-
 class MemoryPeak(Base):
     """Highest GPU memory a job was seen to use at a local batch on a type."""
 
     __tablename__ = "memory_peaks"
 
     job_id: Mapped[int] = mapped_column(RowId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    gpu_type: Mapped[str] = mapped_column(primary_key=True)
-    local_batch: Mapped[float] = mapped_column(primary_key=True)
-    peak_bytes: Mapped[float]
-    total_bytes: Mapped[float | None]
-
-    __table_args__ = (CheckConstraint("peak_bytes >= 0", name="peak"), {"sqlite_with_rowid": False})
-
-
-class KindMemoryPeak(Base):
-    """The same over all jobs of a kind."""
-
-    __tablename__ = "kind_memory_peaks"
-
-    kind_id: Mapped[int] = mapped_column(RowId, ForeignKey("kinds.id", ondelete="CASCADE"), primary_key=True)
     gpu_type: Mapped[str] = mapped_column(primary_key=True)
     local_batch: Mapped[float] = mapped_column(primary_key=True)
     peak_bytes: Mapped[float]
@@ -302,24 +249,6 @@ class Fit(Base):
     __table_args__ = (
         CheckConstraint("rel_error >= 0 AND observations >= 0", name="numbers"),
         CheckConstraint("one_gpu_samples_per_s > 0", name="throughput"),
-    )
-
-
-class KindRatio(Base):
-    """Sums of the log ratios of 1-GPU throughput between two types over the fitted jobs of a kind."""
-
-    __tablename__ = "kind_ratios"
-
-    kind_id: Mapped[int] = mapped_column(RowId, ForeignKey("kinds.id", ondelete="CASCADE"), primary_key=True)
-    gpu_type: Mapped[str] = mapped_column(primary_key=True)
-    reference_type: Mapped[str] = mapped_column(primary_key=True)
-    jobs: Mapped[int]
-    log_sum: Mapped[float]
-    log_square_sum: Mapped[float]
-
-    __table_args__ = (
-        CheckConstraint("jobs >= 0", name="jobs"),
-        CheckConstraint("gpu_type <> reference_type", name="types"),
     )
 
 

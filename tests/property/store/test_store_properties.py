@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slurmsia.cluster import Snapshot
-from slurmsia.history import JobKind, Observation, Report
+from slurmsia.history import Gradient, JobKind, Observation, Progress, Report, SimilarHistory
 from slurmsia.models.base import JobModel
 from slurmsia.plan import Plan
 from slurmsia.standing import Standing
@@ -78,7 +78,10 @@ def test_snapshots_round_trip_to_the_byte(snapshot: Snapshot) -> None:
 
 def _report(job: int, restart: int, seq: int) -> Report:
     step = Observation("a100", 1, 1, 32.0, 0, float(2**seq), 1.0, 1.0)
-    return Report(str(job), restart, seq, 200.0 + 100 * restart + seq, "progress", (step,))
+    t_s = 200.0 + 100 * restart + seq
+    return Report(
+        str(job), restart, seq, t_s, "progress", (step,), Gradient(t_s, 1.0, 2.0, 1.0), Progress(t_s, 10.0 * (seq + 1))
+    )  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,6 +95,7 @@ def test_no_report_counts_twice_and_every_accepted_one_counts(batches: list[list
     context = ReportContext(user_id=7, submit_s=100.0, script_hash="abc")
     sums = {"1": 0.0, "2": 0.0}
     highest: dict[tuple[int, int], int] = {}
+    accepted = 0
     with Store.open("sqlite://") as store:
         for batch in batches:
             expected = 0
@@ -101,15 +105,16 @@ def test_no_report_counts_twice_and_every_accepted_one_counts(batches: list[list
                     sums[str(job)] += 2.0**seq
                     expected += 1
             result = store.ingest([(_report(*key), context) for key in batch])
+            accepted += expected
             assert (result.accepted, result.duplicates, result.rejected) == (expected, len(batch) - expected, ())
         known = store.history(["1", "2"])
         for job_id, total in sums.items():
             seen = known[job_id].observations if job_id in known else ()
             assert sum(observation.count for observation in seen) == total
-        similar = [kind.count for kind in _pooled(store)]
-        assert sum(similar) == sum(sums.values())
+        similar = _pooled(store)
+        assert sum(kind.count for kind in similar.observations) == sum(sums.values())
+        assert sum(cell.count for cell in similar.noise) == accepted
 
 
-def _pooled(store: Store) -> tuple[Observation, ...]:
-    found = store.similar(JobKind(7, "abc"))
-    return found.observations if found is not None else ()
+def _pooled(store: Store) -> SimilarHistory:
+    return store.similar(JobKind(7, "abc")) or SimilarHistory("user+script", 0, ())

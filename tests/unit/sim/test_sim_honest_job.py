@@ -8,10 +8,10 @@ import pytest
 from sim_profiles import write_profiles
 
 from slurmsia.cluster import Allocation
-from slurmsia.history import Report
+from slurmsia.history import JobKind, Report
 from slurmsia.plan import BatchChoice
 from slurmsia.sim.honest_job import HonestJob, HonestSettings
-from slurmsia.sim.pooled import pooled
+from slurmsia.sim.pooled import HistoryBook, pooled
 from slurmsia.sim.profiles import Profiles
 from slurmsia.sim.workloads import TraceJob
 from slurmsia.slurm.emulator import Emulator, Submission, gang
@@ -195,3 +195,28 @@ def test_the_simulators_pooling_is_the_stores(profiles: Profiles) -> None:
     assert stored.gradient == mine.gradient
     assert stored.restarts == mine.restarts
     assert sorted(map(repr, stored.memory)) == sorted(map(repr, mine.memory))
+
+
+def test_the_simulators_noise_of_a_kind_is_the_stores(profiles: Profiles) -> None:
+    """What is learnt in simulations of the gradient noise to come is what the daemon learns from the same reports."""
+    kind, book = JobKind(1, "abc"), HistoryBook()
+    book.enter("1", kind)
+    one = job(profiles)
+    reports = started(one)
+    until(one, 700.0)
+    one.stop(700.0)
+    started(one, 900.0, restart=1, on=FOUR, reports=reports)
+    until(one, 1e9)
+    for report in reports:
+        book.add(report)
+    with Store.open("sqlite://") as store:
+        store.ingest([(report, ReportContext(user_id=1, submit_s=0.0, script_hash="abc")) for report in reports])
+        stored, mine = store.similar(kind), book.similar(kind)
+    assert stored is not None
+    assert mine is not None
+    assert len(mine.noise) > 3
+    for cell, same in zip(mine.noise, stored.noise, strict=True):
+        assert (same.samples_cell, same.scale_doubling, same.count) == (
+            cell.samples_cell, cell.scale_doubling, cell.count,
+        )  # fmt: skip
+        assert (same.log_sum, same.log_square_sum) == pytest.approx((cell.log_sum, cell.log_square_sum))

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from store_values import job, plan, report, round_record, snapshot
+from store_values import job, noisy_report, plan, round_record, snapshot
 
-from slurmsia.history import Observation
+from slurmsia.history import JobKind, Observation
 from slurmsia.plan import Verdict
 from slurmsia.store import ReportContext, RoundRecord, Store, StoredRound
 from slurmsia.store.engine import Database, database_url
@@ -47,7 +47,7 @@ def _write_for_ever(url: str, kind: str, acknowledged: Path) -> None:
             if kind == "ingest":
                 seqs = range(number * _BATCH, (number + 1) * _BATCH)
                 offered = [
-                    (report(seq, job_id, t_s=150.0 + seq, observations=(_STEP,)), _CONTEXT)
+                    (noisy_report(seq, job_id, samples=10.0 * (seq + 1), observations=(_STEP,)), _CONTEXT)
                     for job_id in _JOBS
                     for seq in seqs
                 ]
@@ -101,6 +101,11 @@ def _count_reports(store: Store, calls: int) -> dict[str, int]:
         stored += count
         lost += max(0, max(calls * _BATCH, last[job_id] + 1) - count)
         doubled += max(0, count - (last[job_id] + 1))
+    similar = store.similar(JobKind(7, "abc"))
+    assert similar is not None
+    for pooled in (similar.observations, similar.noise):
+        learnt = int(sum(part.count for part in pooled))
+        lost, doubled = lost + max(0, stored - learnt), doubled + max(0, learnt - stored)
     return {"acknowledged": calls * _BATCH * len(_JOBS), "stored": stored, "lost": lost, "doubled": doubled}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
 from slurmsia.cluster import Allocation, GpuType, Job, JobState, Node, Request, Shape, Snapshot
-from slurmsia.history import Gradient, MemoryPoint, Observation, Progress, Report, RestartSample
+from slurmsia.history import Gradient, MemoryPoint, Observation, Progress, Report, RestartSample, SimilarHistory
 from slurmsia.models.base import JobModel, PipelineParams, ThroughputParams, TypeModel
 from slurmsia.plan import Alternative, BatchChoice, Plan, SolveStats, Target, TargetKind, Verdict
 from slurmsia.standing import Standing
@@ -42,6 +44,31 @@ def full_report(seq: int, job_id: str = "1", t_s: float = 160.0) -> Report:
         progress=Progress(t_s, 1000.0 * (seq + 1), 1e6, 500.0, t_s - 1), memory=MemoryPoint("a100", 32.0, 3e10, 4e10),
         restart_sample=RestartSample(save_s=6.0, load_s=9.0), handles_signal=True,
     )  # fmt: skip
+
+
+def noisy_report(
+    seq: int, job_id: str = "1", *, samples: float, restart: int = 0, t_s: float | None = None, square: float = 1e-3,
+    variance: float = 5e-4, scale: float = 4.0, **more: Any,
+) -> Report:  # fmt: skip
+    """A report with gradient and progress, from which the noise of a kind is learnt."""
+    at_s = 150.0 + seq if t_s is None else t_s
+    return report(
+        seq, job_id, restart, at_s, gradient=Gradient(at_s, square, variance, scale), progress=Progress(at_s, samples),
+        **more,
+    )  # fmt: skip
+
+
+def assert_same_noise(one: SimilarHistory | None, other: SimilarHistory | None) -> None:
+    """The same cells in the same order; sums to the last bits but a few, which depend on the order of adding."""
+    assert one is not None
+    assert other is not None
+    assert len(other.noise) > 1
+    assert [(c.samples_cell, c.scale_doubling, c.count) for c in one.noise] == [
+        (c.samples_cell, c.scale_doubling, c.count) for c in other.noise
+    ]
+    for cell, like in zip(one.noise, other.noise, strict=True):
+        assert cell.log_sum == pytest.approx(like.log_sum, rel=1e-12, abs=1e-12)
+        assert cell.log_square_sum == pytest.approx(like.log_square_sum, rel=1e-12)
 
 
 CONTEXT = ReportContext(user_id=7, submit_s=100.0, script_hash="abc", name="train")

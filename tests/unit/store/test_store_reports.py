@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from store_values import CONTEXT, STEPS, changed, full_report, job, report, snapshot
+from store_values import CONTEXT, STEPS, assert_same_noise, changed, full_report, job, noisy_report, report, snapshot
 
 from slurmsia.cluster import JobState
-from slurmsia.history import JobKind, MemoryPoint, Progress, Report
+from slurmsia.history import Gradient, JobKind, MemoryPoint, Progress, Report
+from slurmsia.sim.pooled import HistoryBook
 from slurmsia.store import FitRecord, ReportContext, Store
+
+KIND = JobKind(7, "abc")
 
 
 def test_a_report_offered_again_counts_once(store: Store) -> None:
@@ -121,6 +124,67 @@ def test_jobs_that_completed_tell_how_much_similar_jobs_do(store: Store) -> None
     known = store.similar(JobKind(7, "abc"))
     assert known is not None
     assert known.total_samples == (5000.0,)
+
+
+def test_the_noise_of_a_kind_is_what_the_simulators_book_says(store: Store) -> None:
+    """Same reports into both: two jobs, several batches of reports, restarts, work done again, odd moments."""
+    book, everybody = HistoryBook(), HistoryBook()
+    offered = [
+        *(noisy_report(seq, samples=100.0 * 1.3**seq, variance=1e-4 * (seq + 1)) for seq in range(20)),
+        *(noisy_report(seq, samples=900.0 * (seq + 1), restart=1, t_s=900.0 + seq, scale=2.0**seq) for seq in range(6)),
+        *(noisy_report(seq, "2", samples=150.0 * (seq + 1)) for seq in range(8)),
+        noisy_report(8, "2", samples=0.0),
+        noisy_report(9, "2", samples=5000.0, square=0.0),
+        noisy_report(10, "2", samples=5000.0, variance=0.0),
+        noisy_report(11, "2", samples=5000.0, variance=1e20),
+        report(12, "2", progress=Progress(162.0, 6000.0)),
+        report(13, "2", gradient=Gradient(163.0, 1e-3, 5e-4, 4.0)),
+    ]  # fmt: skip
+    strange = [noisy_report(seq, "3", samples=700.0 * (seq + 1), variance=1.0) for seq in range(3)]
+    for pooling, job_ids, heard in ((book, "12", offered), (everybody, "123", offered + strange)):
+        for job_id in job_ids:
+            pooling.enter(job_id, KIND)
+        for one in heard:
+            pooling.add(one)
+    for start in range(0, len(offered), 7):
+        store.ingest([(one, CONTEXT) for one in offered[start : start + 7]])
+    assert_same_noise(store.similar(KIND), book.similar(KIND))
+    store.ingest([(one, changed(CONTEXT, user_id=9)) for one in strange])
+    assert_same_noise(store.similar(KIND), book.similar(KIND))
+    assert_same_noise(store.similar(JobKind(8, "abc")), everybody.similar(KIND))
+
+
+def test_noise_that_was_reported_again_counts_once(store: Store) -> None:
+    """Offered twice in a batch, again after a restart of the daemon, and beside a bad report."""
+    batch = [(noisy_report(seq, samples=1000.0 * (seq + 1)), CONTEXT) for seq in range(5)]
+    store.ingest(batch[:3] + batch[1:2])
+    before = store.similar(KIND)
+    store.ingest(batch[:3])
+    assert store.similar(KIND) == before
+    bad = noisy_report(9, samples=9000.0, energy_j=float("nan"))
+    store.ingest([*batch, (bad, CONTEXT)])
+    known = store.similar(KIND)
+    assert known is not None
+    assert sum(cell.count for cell in known.noise) == 5.0
+
+
+def test_a_kind_that_reported_no_gradient_has_no_noise(store: Store) -> None:
+    store.ingest([(report(0), CONTEXT)])
+    known = store.similar(KIND)
+    assert known is not None
+    assert known.noise == ()
+
+
+def test_the_latest_gradient_of_a_kind_stays_until_another_is_reported(store: Store) -> None:
+    """One statement writes jobs, last report and gradient of all kinds of a batch, with a gradient or without."""
+    stranger = changed(CONTEXT, user_id=9, script_hash="def")
+    store.ingest([(full_report(0), CONTEXT), (report(0, "2"), stranger)])
+    store.ingest([(report(1, t_s=190.0), CONTEXT), (full_report(1, "2", t_s=195.0), stranger)])
+    mine, other = (store.similar(kind) for kind in (KIND, JobKind(9, "def")))
+    assert mine is not None
+    assert other is not None
+    assert (mine.jobs, mine.gradient) == (1, Gradient(160.0, 1e-3, 5e-4, 4.0))
+    assert (other.jobs, other.gradient) == (1, Gradient(195.0, 1e-3, 5e-4, 4.0))
 
 
 def test_a_refitted_job_counts_once_in_the_ratios_of_types(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 import sqlite3
 from pathlib import Path
@@ -13,10 +14,20 @@ from alembic.operations import Operations
 from click.testing import CliRunner
 from slurmsia_cli.main import cli
 from sqlalchemy import inspect, text
-from store_values import CONTEXT, full_report, job, round_record, snapshot
+from store_values import (
+    CONTEXT,
+    assert_same_noise,
+    changed,
+    full_report,
+    job,
+    noisy_report,
+    report,
+    round_record,
+    snapshot,
+)  # fmt: skip
 
 from slurmsia.cluster import JobState
-from slurmsia.history import JobKind
+from slurmsia.history import Gradient, JobKind, Progress
 from slurmsia.store import (
     Keep,
     MoveRecord,
@@ -59,6 +70,90 @@ def test_a_migration_that_copies_a_table_keeps_the_rows_that_point_to_it(store: 
         operations = Operations(MigrationContext.configure(connection))
         with operations.batch_alter_table("jobs", recreate="auto") as table:
             table.alter_column("name", server_default="")
+
+
+def _everything(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables but the one that revision 0002 brought."""
+    with store.db.read() as connection:
+        return {
+            table.name: [tuple(row) for row in connection.execute(table.select().order_by(*table.primary_key.columns))]
+            for table in Base.metadata.sorted_tables
+            if table.name != "kind_noise"
+        }
+
+
+def _at(url: str, revision: str, down: bool = False) -> None:
+    db = Database(database_url(url))
+    upgrade.migrate(db, revision, down)
+    db.close()
+
+
+def test_noise_of_kinds_begins_from_the_stored_points_and_nothing_else_changes(empty_url: str) -> None:
+    _at(empty_url, "head")
+    other = changed(CONTEXT, user_id=9)
+    spaced = [(noisy_report(seq, samples=77.7 * 1.9**seq, t_s=200.0 + 400 * seq), CONTEXT) for seq in range(12)]
+    spaced += [
+        (noisy_report(seq, "2", samples=500.0 * seq, t_s=200.0 + 400 * seq, scale=3.0**seq, square=1e-3 * seq), other)
+        for seq in range(5)
+    ]
+    kinds = JobKind(7, "abc"), JobKind(9, "abc"), JobKind(1, "abc")
+    with Store.open(empty_url) as store:
+        store.see_jobs(snapshot(job(), job("2", user_id=9)))
+        store.ingest(spaced)
+        store.save_round(round_record(250.0))
+        store.record_move_intent(MoveRecord("m1", "1", "planned", {}, "r", 0, 200.0))
+        store.ingest([(report(20, t_s=6000.0, progress=Progress(6000.0, 9e6)), CONTEXT)])
+        rows, noise = _everything(store), [store.similar(kind) for kind in kinds]
+    for _ in range(2):
+        _at(empty_url, "0001", down=True)
+        db = Database(database_url(empty_url))
+        with db.read() as connection:
+            assert set(Base.metadata.tables) - set(inspect(connection).get_table_names()) == {"kind_noise"}
+        db.close()
+        with pytest.raises(SchemaMismatch, match=r"older.*slurmsia db upgrade"):
+            Store.open(empty_url)
+        _at(empty_url, "0002")
+        with Store.open(empty_url) as store:
+            assert upgrade.differences(store.db) == []
+            assert _everything(store) == rows
+            for kind, before in zip(kinds, noise, strict=True):
+                assert_same_noise(store.similar(kind), before)
+
+
+@pytest.mark.parametrize(
+    ("pages", "samples"), [(50, {8, 16, 32, 64, 128, 256}), (2, {8, 16, 32, 64, 128, 256}), (1, {64, 128, 256})]
+)
+def test_noise_of_kinds_is_filled_page_by_page_and_no_further_than_it_may(
+    store: Store, monkeypatch: pytest.MonkeyPatch, pages: int, samples: set[int]
+) -> None:
+    """Full pages, to the last; the newest run first; a point without progress says nothing and takes no place."""
+    revision = importlib.import_module("slurmsia_migrations.versions.0002_noise_of_kinds")
+    monkeypatch.setattr(revision, "_PAGE", 3)
+    monkeypatch.setattr(revision, "_PAGES", pages)
+    told = [noisy_report(seq, samples=8.0 * 2**seq, t_s=200.0 + 400 * seq, restart=seq // 3) for seq in range(6)]
+    lone = report(9, restart=1, t_s=9000.0, gradient=Gradient(9000.0, 1e-3, 5e-4, 4.0))
+    store.ingest([(one, CONTEXT) for one in (*told, lone)])
+    with store.db.write() as connection:
+        connection.execute(text("DELETE FROM kind_noise"))
+        revision._fill(connection)
+    for kind in (JobKind(7, "abc"), JobKind(1, "abc")):
+        known = store.similar(kind)
+        assert known is not None
+        assert {2 ** (cell.samples_cell // 4): cell.count for cell in known.noise} == dict.fromkeys(samples, 1.0)
+
+
+def test_cells_of_noise_go_with_their_kind(store: Store) -> None:
+    store.see_jobs(snapshot(job()))
+    store.ingest([(noisy_report(seq, samples=1000.0 * (seq + 1)), CONTEXT) for seq in range(4)])
+    store.see_jobs(snapshot(taken_s=1000.0))
+    forgotten = {"jobs": Keep(max_age_s=0.0)}
+    store.prune(forgotten, now_s=1e6)
+    known = store.similar(JobKind(7, "abc"))
+    assert known is not None
+    assert sum(cell.count for cell in known.noise) == 4.0
+    assert {entry.table: entry.rows for entry in store.prune({"kinds": Keep(max_age_s=0.0)}, now_s=1e6)} == {"kinds": 2}
+    with store.db.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM kind_noise")).scalar_one() == 0
 
 
 def test_the_schema_in_memory_is_the_migrated_one() -> None:
@@ -106,6 +201,8 @@ def test_auto_upgrade_is_for_sqlite_only(empty_url: str) -> None:
         "UPDATE jobs SET state = 'ended'",
         "UPDATE runs SET ended_s = started_s - 1, how_ended = 'x'",
         "UPDATE observations SET count = 0",
+        "UPDATE kind_noise SET count = -1",
+        "INSERT INTO kind_noise SELECT 999, samples_cell, scale_doubling, count, 0, 0 FROM kind_noise",
         "INSERT INTO runs (job_id, restart, started_s) VALUES (999, 0, 1.0)",
         "INSERT INTO runs (job_id, restart, started_s) SELECT job_id, 5, 1.0 FROM runs",
         "INSERT INTO rounds SELECT * FROM rounds",
