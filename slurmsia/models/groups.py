@@ -29,6 +29,9 @@ LARGEST_VARIANCE = 1e4
 OUTLIER_SPREAD = 0.3
 
 
+_INFINITE = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Observations pooled by (nodes, gpus, local batch, accumulation), as arrays of one length.
@@ -54,16 +57,12 @@ def usable(observation: Observation) -> bool:
     """Whether an observation can enter a fit: finite, positive, and a shape that can exist."""
     o = observation
     return (
-        math.isfinite(o.count)
-        and math.isfinite(o.step_sum_s)
-        and math.isfinite(o.local_batch)
-        and o.count > 0
-        and o.step_sum_s > 0
-        and o.local_batch > 0
-        and o.gpus >= 1
+        0 < o.count < _INFINITE
+        and 0 < o.step_sum_s < _INFINITE
+        and 0 < o.local_batch < _INFINITE
         and 1 <= o.nodes <= o.gpus
         and o.accumulation >= 0
-        and math.isfinite(o.step_sum_s / o.count)
+        and o.step_sum_s / o.count < _INFINITE
     )
 
 
