@@ -32,12 +32,13 @@ SIMILAR_AGE_S = 600.0
 #: A cold fit instead of a warm one when the loss has grown by this factor: the old start may sit in a wrong valley.
 LOSS_GROWTH = 1.5
 #: A refit waits until a group's mean moves by this share, or its steps grow by this factor while still few: both far
-#: below what the model gets wrong anyway (`groups.MODEL_ERROR`). The mean of 25 steps that vary by 10 % is known to 2 %.
+#: below what the model gets wrong anyway (`groups.MODEL_ERROR`). 25 steps that vary by 10 % know their mean to 2 %.
 SAME_MEAN = 0.02
 MORE_STEPS = 2.0
 ENOUGH_STEPS = 25.0
-#: Share of new batches of known shapes among the groups of similar jobs that are not worth a refit.
-FEW_NEW_BATCHES = 0.1
+#: Share of the groups of similar jobs that may be new batches of known shapes, or have changed, and are not worth a
+#: refit: with hundreds of groups some have always changed.
+FEW_OF_SIMILAR = 0.1
 #: No estimate claims to be better than this, however well its points agree.
 LEAST_ERROR = 0.02
 
@@ -174,7 +175,7 @@ class Estimator:
         if history is not None and history.likeness != "cluster":
             for name, observations in _by_type(history.observations).items():
                 before = entry.observations.get(name, ()) if entry is not None else ()
-                if entry is not None and before and not _tells_more(before, observations, FEW_NEW_BATCHES):
+                if entry is not None and before and not _tells_more(before, observations, FEW_OF_SIMILAR):
                     fits[name], fitted[name] = entry.fits[name], before
                     continue
                 self.refits += 1
@@ -378,29 +379,31 @@ def _by_type(observations: Iterable[Observation]) -> dict[str, tuple[Observation
     return {name: tuple(found[name]) for name in sorted(found)}
 
 
-def _tells_more(before: Sequence[Observation], now: Sequence[Observation], few_new: float = 0.0) -> bool:
+def _tells_more(before: Sequence[Observation], now: Sequence[Observation], few: float = 0.0) -> bool:
     """Whether sums have changed enough for a refit: a new group, a mean that moved, or many more steps behind it.
 
     A long job reports every half minute; without this each report would cost a refit that changes nothing.
-    ``few_new``: share of new batches of known shapes that does not count.
+    ``few``: share of the groups that may be new batches of known shapes, or have changed, without counting.
     """
     old = {(o.nodes, o.gpus, o.local_batch, o.accumulation): o for o in before}
     shapes = {(o.nodes, o.gpus) for o in before}
-    if not len(old) <= len(now) <= len(old) * (1.0 + few_new):
+    if not len(old) <= len(now) <= len(old) * (1.0 + few):
         return True
+    changed = 0
     for o in now:
         was = old.get((o.nodes, o.gpus, o.local_batch, o.accumulation))
         if was is None:
-            if few_new and (o.nodes, o.gpus) in shapes:
+            if few and (o.nodes, o.gpus) in shapes:
                 continue
             return True
-        if o.count == was.count and o.step_sum_s == was.step_sum_s and o.sync_sum_s == was.sync_sum_s:
+        if o is was or (o.count == was.count and o.step_sum_s == was.step_sum_s and o.sync_sum_s == was.sync_sum_s):
             continue
         mean, mean_before = o.step_sum_s / o.count, was.step_sum_s / was.count
-        if abs(mean - mean_before) > SAME_MEAN * mean_before:
-            return True
-        if o.count >= MORE_STEPS * was.count and was.count < ENOUGH_STEPS:
-            return True
+        moved = abs(mean - mean_before) > SAME_MEAN * mean_before
+        if moved or (o.count >= MORE_STEPS * was.count and was.count < ENOUGH_STEPS):
+            changed += 1
+            if changed > few * len(old):
+                return True
     return False
 
 

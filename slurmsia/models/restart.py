@@ -6,7 +6,7 @@ Pure functions of restart samples. The cost covers checkpoint save, requeue, sta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import mul
 
@@ -62,7 +62,7 @@ def learn(
     mean, variance = 0.0, 0.0
     seen = False
     seen_similar = False
-    theirs, mine = _recent(tuple(similar)), _recent(tuple(own))
+    theirs, mine = _of_similar(tuple(similar)), _recent(own)
     for part, prior in prior_parts(fixed_bytes).items():
         others, recent = theirs[part], mine[part]
         seen_similar |= bool(others)
@@ -89,9 +89,26 @@ def _weights(others: int, own: int) -> tuple[list[float], float]:
     return weights, math.fsum(weights)
 
 
-@lru_cache(maxsize=128)
-def _recent(samples: tuple[RestartSample, ...]) -> dict[str, list[float]]:
-    """Usable seconds of each part, newest first; samples of similar jobs serve all of them."""
+_Recent = Mapping[str, list[float]]
+
+#: What `_recent` found of samples of similar jobs, by the identity of the tuple, which is kept so that it stays one:
+#: hashing and comparing that many samples would cost more than it saves.
+_found: dict[int, tuple[tuple[RestartSample, ...], _Recent]] = {}
+_MOST_FOUND = 64
+
+
+def _of_similar(samples: tuple[RestartSample, ...]) -> _Recent:
+    """`_recent`, remembered: all jobs of a kind have the same samples."""
+    known = _found.get(id(samples))
+    if known is None or known[0] is not samples:
+        if len(_found) >= _MOST_FOUND:
+            _found.clear()
+        known = _found[id(samples)] = (samples, _recent(samples))
+    return known[1]
+
+
+def _recent(samples: Sequence[RestartSample]) -> _Recent:
+    """Usable seconds of each part, newest first."""
     found = {}
     for part in _PARTS:
         known = [value for sample in samples if _usable(value := getattr(sample, part))]

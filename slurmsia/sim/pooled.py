@@ -46,6 +46,13 @@ class _Job:
     built: JobHistory | None = None
     ended_samples: float | None = None
     settled: bool = False
+    ordered: list[_Key] = field(default_factory=list)
+
+    def order(self) -> list[_Key]:
+        """The keys of `sums` in order."""
+        if len(self.ordered) != len(self.sums):
+            self.ordered = sorted(self.sums)
+        return self.ordered
 
 
 @dataclass
@@ -153,7 +160,7 @@ class HistoryBook:
             job.built = JobHistory(
                 job_id=job_id,
                 version=job.version,
-                observations=tuple(job.sums[key] for key in sorted(job.sums)),
+                observations=tuple([job.sums[key] for key in job.order()]),
                 gradient=job.gradient,
                 memory=tuple(job.memory[key] for key in sorted(job.memory)),
                 restarts=tuple(job.restarts[key] for key in sorted(job.restarts))[-_RESTARTS_KEPT:],

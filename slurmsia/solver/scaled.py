@@ -17,6 +17,8 @@ from .program import Program
 _EXACT = 2.0**52
 #: The finest grid: values are rounded to 2**-40 of a unit at most (error below 1e-12 per job).
 _FINEST_BITS = 40
+#: Tables of at most so many entries are looked at for all rows at once.
+_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,11 @@ def _side_needs(
 def _binding_rows(need: NDArray[np.int64], limit: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Rows that can bind: not satisfied by every choice, and not implied by one other row."""
     count = len(limit)
-    keep = np.ones(count, dtype=bool)
-    for row in range(count):
-        keep[row] = np.where(valid, need[row], 0).max(axis=1, initial=0).sum() > limit[row]
+    keep: NDArray[np.bool_]
+    if count * valid.size <= _AT_ONCE:
+        keep = np.where(valid, need[:, None, :], 0).max(axis=2, initial=0).sum(axis=1) > limit
+    else:
+        keep = np.array([np.where(valid, row, 0).max(axis=1, initial=0).sum() for row in need]) > limit
     used = need[:, valid.any(axis=0)]
     # [row, other]: whatever keeps the other row keeps this one
     implied = (used[:, None, :] * limit[None, :, None] <= used[None, :, :] * limit[:, None, None]).all(axis=2)
