@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsymv
-from scipy.linalg.lapack import dpotrf, dpotri
 
 from .base import Knots, ThroughputParams
 from .groups import MODEL_ERROR, Groups
@@ -93,9 +91,10 @@ def _posterior(prior: Floats, noise: Floats, off: Floats) -> tuple[Floats, Float
     """(pull of each group, precision [groups] of its own residual given all others)."""
     covariance = prior.copy()
     covariance.reshape(-1)[:: len(covariance) + 1] += noise
-    # positive definite, as no noise is below `SCATTER`; of the inverse only the upper triangle is filled
-    inverse, _ = dpotri(dpotrf(covariance)[0])
-    return np.asarray(dsymv(1.0, inverse, off)), np.diagonal(inverse)
+    # positive definite, as no noise is below `SCATTER`; LAPACK's own inverse of such a matrix wakes threads that
+    # cost many times what it saves
+    inverse = np.linalg.inv(covariance)
+    return np.asarray(inverse @ off), np.diagonal(inverse)
 
 
 def _entering(groups: Groups) -> NDArray[np.intp]:

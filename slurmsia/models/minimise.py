@@ -25,6 +25,8 @@ GAMMA_PULL = 1e-3
 RETROGRESSION_PULL = 1e-2
 #: A gain below this is none, however small the loss: it is a log error far below `groups.MODEL_ERROR`.
 LEAST_GAIN = 1e-5
+#: A full step of which the local model expects no more than this (it expects half of gradient times step) is none.
+NOTHING_TO_GAIN = 1e-6
 #: A step damped by no more than this is a full one.
 FULL_STEP = 1e-2
 
@@ -251,6 +253,9 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
         if step is None:
             damping *= 10.0
             continue
+        if damping <= FULL_STEP and float(gradient @ step) < NOTHING_TO_GAIN:
+            ended = "converged"
+            break
         trial = np.minimum(np.maximum(x - step, problem.low), problem.high)
         trial_value, trial_gradient, trial_curvature = evaluate(problem, trial, value)
         if trial_value < value:
