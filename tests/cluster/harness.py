@@ -267,12 +267,12 @@ class ClusterHandle:
 
         What is younger is lost when slurmctld is killed with SIGKILL: a property of Slurm, not of slurmsia.
         """
-        asked = time.monotonic()
-        stamp = self.run(["stat", "-c", "%Y", "/var/spool/slurmctld/job_state"], check=False).stdout
+        asked, asked_s = time.monotonic(), time.time()
 
         def saved() -> bool:
-            now = self.run(["stat", "-c", "%Y", "/var/spool/slurmctld/job_state"], check=False).stdout
-            return (bool(now) and now != stamp) or time.monotonic() - asked > 6
+            # a file that appears within the same second may have been begun before whatever is to be in it
+            stamp = self.run(["stat", "-c", "%Y", "/var/spool/slurmctld/job_state"], check=False).stdout.strip()
+            return (stamp.isdigit() and int(stamp) >= asked_s + 1.0) or time.monotonic() - asked > 8
 
         self.wait_for(saved, 10, "slurmctld to save its state")
 
