@@ -32,13 +32,13 @@ class Goodput:
         mine = self.options.goodput
         fair = equal_share_goodput(rows)
         work, fair = np.where(fair > 0, work_left(rows), 0.0), np.where(fair > 0, fair, 1.0)
-        cost = restart_charge_s(rows, mine.pay_back)
+        one_size, told = of_one_size(rows), tells_work(rows)
+        cost = restart_charge_s(rows, mine.pay_back, told)
         bonus = 1.0 + mine.explore * unsure(rows)
-        thrift = efficiency(rows) ** mine.gpu_price if mine.gpu_price > 0 else np.ones_like(bonus)
+        thrift = efficiency(rows) ** np.where(told, mine.gpu_price, 0.0)[:, None]
         offered = rows.goodput * bonus * thrift
         ahead_s = look_ahead_s(rows, offered, mine.look_ahead_s, mine.lasting)
-        speed = mean_speed(offered, work, cost, ahead_s) / fair[:, None]
-        one_size, told = of_one_size(rows), tells_work(rows)
+        speed = mean_speed(offered, np.where(told, work, np.inf), cost, ahead_s) / fair[:, None]
         first = short_first(work / fair, rows.managed, told, mine.short_first, one_size)
         patience = waited(rows, mine.patience_s, one_size)
         why = {
@@ -71,18 +71,21 @@ def look_ahead_s(rows: Rows, speed: Floats, least_s: float, lasting: float) -> F
     return np.where(speed < now, least_s, np.maximum(lasting * run, least_s)[:, None])
 
 
-def restart_charge_s(rows: Rows, pay_back: float) -> Floats:
+def restart_charge_s(rows: Rows, pay_back: float, told: Flags) -> Floats:
     """[jobs, C] seconds without progress charged: none for staying, S for a start, (1 + ``pay_back``) S for a move.
 
-    Who leaves a configuration for a short while comes back; 0 switches all of it off.
+    Who leaves a configuration for a short while comes back; 0 switches all of it off. A job of which nobody is ``told``
+    what it has left pays at most one further restart: it can only find its place by moving.
     """
-    times = np.where(rows.current >= 0, 1.0 + pay_back, 1.0) if pay_back > 0 else np.zeros(len(rows.models))
+    further = np.where(told, pay_back, min(pay_back, 1.0))
+    times = np.where(rows.current >= 0, 1.0 + further, 1.0) if pay_back > 0 else np.zeros(len(rows.models))
     return np.where(rows.is_current, 0.0, (times * rows.restart_s)[:, None])
 
 
 def mean_speed(speed: Floats, work: Floats, cost_s: Floats, ahead_s: Floats) -> Floats:
     """[jobs, C] samples/s on average over the look-ahead ``ahead_s``, or to the end where the job ends sooner.
 
+    Work without a known end is taken to outlast every look-ahead.
     Nothing happens for the first ``cost_s``; a job that ends after T = cost + work/speed has work/T.
     """
     with np.errstate(divide="ignore", invalid="ignore"):

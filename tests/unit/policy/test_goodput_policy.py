@@ -71,6 +71,16 @@ def test_a_move_pays_its_restart_and_the_ones_that_follow_out_of_the_look_ahead(
     assert chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 8})) == ["1 a"]
 
 
+def test_a_job_that_tells_nothing_finds_its_place_by_moves_that_one_with_a_known_end_would_not_make():
+    running = Candidate("j0", current=0)
+    silent = {"j0": JobModel("j0", restart=RestartCost(90.0), work_done=600.0)}
+    rows, options = [[10.0, 15.0, 15.0, 20.0]], {**BARE, "pay_back": 8, "gpu_price": 2}
+    known = problem(rows, [running], models=with_work(1e9, restart_s=90.0))
+    assert chosen(known, terms("goodput", known, goodput=options)) == ["1 a"]
+    unknown = problem(rows, [running], models=silent)
+    assert chosen(unknown, terms("goodput", unknown, goodput=options)) == ["2 b"]
+
+
 def test_a_run_that_lasted_moves_for_a_gain_that_a_new_run_would_not_move_for():
     def held(run_s: float) -> list[str]:
         running = Candidate("j0", current=0, run_s=run_s)
@@ -114,7 +124,8 @@ def test_a_job_that_waits_counts_more_without_bound():
 
 
 def test_sizes_that_scale_badly_are_worth_less():
-    said = terms("goodput", problem([[10.0, 12.0, 0.0, 0.0]]), goodput={**BARE, "gpu_price": 0.5})
+    round_ = problem([[10.0, 12.0, 0.0, 0.0]], models=with_work(1e9))
+    said = terms("goodput", round_, goodput={**BARE, "gpu_price": 0.5})
     assert said.why["thrift"][0, :2] == pytest.approx([1.0, 0.6**0.5])
 
 
