@@ -88,7 +88,8 @@ class Learner:
         before = self._stored.get(model.job_id)
         for name, fitted in model.types.items():
             known = before.types.get(name) if before is not None else None
-            if fitted.source != "fit" or (known is not None and known.params == fitted.params):
+            measured = fitted.source == "fit" or (fitted.source.startswith("similar:") and fitted.observations > 0)
+            if not measured or (known is not None and known.params == fitted.params):
                 continue
             yield FitRecord(
                 job_id=model.job_id,

@@ -1,7 +1,8 @@
 """Models for GPU types on which a job has hardly run, from what is known of it elsewhere.
 
-Order of preference (SIA.md section 1): own fit; own 1-GPU data with the network of the nearest observed type; a ratio
-learnt from similar past jobs or from the shipped profiles; linear scaling. Always throughput at the same micro-batch,
+Order of preference (SIA.md section 1): own fit, or where similar jobs have run on more GPUs of the type than this one
+their fit at this job's level; own 1-GPU data with the network of the nearest observed type; a ratio learnt from the
+cluster's past or from the shipped profiles; linear scaling. Always throughput at the same micro-batch,
 never goodput; the batch is chosen afterwards under the target type's own limits. Each estimate says where it came
 from and how far off it may be.
 """
@@ -15,12 +16,16 @@ from dataclasses import dataclass, replace
 from .base import Knots, ThroughputParams, TypeModel
 from .fit import Fit, prior_params
 from .minimise import LOWEST_S
+from .speed import model_step_time
 from .throughput import grad_time
 
 #: Relative errors added by each step away from own measurements (one standard deviation).
 NETWORK_BORROWED_ERROR = 0.15
 RATIO_ERROR = 0.12
 NOTHING_KNOWN_ERROR = 0.6
+#: One standard deviation of log speed between jobs of one user and script; and the factor beyond which they are unlike.
+SIMILAR_SPREAD = 0.3
+MOST_UNLIKE = 2.0
 #: A type seen on one scale only is optimistic beyond it.
 UNSEEN_SCALE_ERROR = 0.10
 
@@ -29,7 +34,8 @@ UNSEEN_SCALE_ERROR = 0.10
 class TypeFit:
     """One type's fit with what was observed: largest GPU count, whether several GPUs ran, mean micro-batch.
 
-    ``knots``: measured deviations; ``rel_error``: one standard deviation of step time inside the observed range.
+    ``knots``: measured deviations; ``rel_error``: one standard deviation of step time inside the observed range;
+    ``usual``: (nodes, GPUs, micro-batch) of most steps.
     """
 
     gpu_type: str
@@ -39,6 +45,7 @@ class TypeFit:
     mean_batch: float
     rel_error: float
     knots: Knots = ()
+    usual: tuple[int, int, float] = (1, 1, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,17 @@ def estimate(
     ``own``, ``similar``: fits by type of this job and of pooled similar jobs; ``ratios``: best first;
     ``prior_batch``: micro-batch at which the prior's step takes one second.
     """
-    mine = own.get(gpu_type)
+    mine, past = own.get(gpu_type), similar.get(gpu_type)
+    if own and past is not None and (mine is None or past.max_gpus_seen > mine.max_gpus_seen):
+        alike = _like_others(past, mine, own, similar, likeness)
+        if alike is not None:
+            return alike
     if mine is not None:
         donor = None if mine.seen_several else _nearest(gpu_type, own, several=True)
         return _from_fit(mine) if donor is None else _with_network_of(mine, donor)
     nearest = _nearest(gpu_type, own)
     if nearest is not None:
-        ratio = _ratio(gpu_type, nearest.gpu_type, similar, ratios, likeness, nearest.mean_batch)
+        ratio = _ratio(gpu_type, nearest.gpu_type, ratios)
         if ratio is not None:
             return _by_ratio(nearest, ratio)
         return TypeModel(
@@ -87,7 +98,6 @@ def estimate(
             sentence=f"{gpu_type}: nothing known, taken to be as fast as {nearest.gpu_type}, "
             f"{_percent(NOTHING_KNOWN_ERROR)}",
         )
-    past = similar.get(gpu_type)
     if past is not None:
         rel_error = math.hypot(past.rel_error, RATIO_ERROR)
         return TypeModel(
@@ -100,10 +110,56 @@ def estimate(
         )
     nearest = _nearest(gpu_type, similar)
     if nearest is not None:
-        ratio = _ratio(gpu_type, nearest.gpu_type, {}, ratios, likeness, nearest.mean_batch)
+        ratio = _ratio(gpu_type, nearest.gpu_type, ratios)
         if ratio is not None:
             return _by_ratio(nearest, replace(ratio, rel_error=math.hypot(ratio.rel_error, RATIO_ERROR)))
     return _prior(gpu_type, ratios, prior_batch)
+
+
+def _like_others(
+    past: TypeFit, mine: TypeFit | None, own: Mapping[str, TypeFit], similar: Mapping[str, TypeFit], likeness: str
+) -> TypeModel | None:
+    """What similar jobs have shown on this type, as much faster or slower as this job is where both have run.
+
+    ``None`` where the job has run on the type and differs from them so much that its own few sizes tell more. One
+    factor is all that such jobs are taken to differ by; it is drawn towards 1 by as much as it is unsure.
+    """
+    common = [mine] if mine is not None else [fit for name, fit in sorted(own.items()) if name in similar]
+    between_types = 0.0 if mine is not None else RATIO_ERROR
+    level, variance = 0.0, SIMILAR_SPREAD**2
+    for fit in common:
+        other = similar[fit.gpu_type]
+        seen = math.log(_step_s(other, fit.usual) / _step_s(fit, fit.usual))
+        if mine is not None and abs(seen) > math.log(MOST_UNLIKE):
+            return None
+        error = math.sqrt(fit.rel_error**2 + other.rel_error**2 + between_types**2)
+        share = variance / (variance + error**2)
+        level, variance = level + share * (seen - level), variance * (1.0 - share)
+    scale, rel_error = math.exp(level), min(math.sqrt(past.rel_error**2 + variance), 1.0)
+    several = "" if past.max_gpus_seen == 1 else "s"
+    return TypeModel(
+        past.gpu_type,
+        _slower(past.fit.params, 1.0 / scale),
+        source=f"similar:{likeness}",
+        rel_error=rel_error,
+        max_gpus_seen=mine.max_gpus_seen if mine is not None else 0,
+        observations=mine.fit.count if mine is not None else 0.0,
+        sentence=f"{past.gpu_type}: measured up to {past.max_gpus_seen} GPU{several} {_where(f'similar:{likeness}')}, "
+        f"this one {scale:.2f} times as fast, {_percent(rel_error)}",
+        knots=past.knots,
+    )
+
+
+def _slower(params: ThroughputParams, factor: float) -> ThroughputParams:
+    """Parameters of a job all of whose times are ``factor`` times as long."""
+    times = ("alpha_c", "beta_c", "alpha_n", "beta_n", "alpha_r", "beta_r")
+    return replace(params, **{name: max(getattr(params, name) * factor, LOWEST_S) for name in times})
+
+
+def _step_s(fit: TypeFit, usual: tuple[int, int, float]) -> float:
+    """Seconds of a step that a fit predicts for (nodes, GPUs, micro-batch)."""
+    model = TypeModel(fit.gpu_type, fit.fit.params, "fit", fit.rel_error, knots=fit.knots)
+    return max(float(model_step_time(model, *usual)), 1e-12)
 
 
 def _nearest(gpu_type: str, fits: Mapping[str, TypeFit], several: bool = False) -> TypeFit | None:
@@ -172,19 +228,7 @@ def _by_ratio(nearest: TypeFit, ratio: TypeRatio) -> TypeModel:
     )
 
 
-def _ratio(
-    gpu_type: str,
-    reference: str,
-    similar: Mapping[str, TypeFit],
-    ratios: Sequence[TypeRatio],
-    likeness: str,
-    local_batch: float,
-) -> TypeRatio | None:
-    there, base = similar.get(gpu_type), similar.get(reference)
-    if there is not None and base is not None:
-        value = compute_ratio(there.fit.params, base.fit.params, local_batch)
-        error = math.hypot(there.rel_error, base.rel_error)
-        return TypeRatio(gpu_type, reference, value, math.hypot(error, RATIO_ERROR), f"similar:{likeness}")
+def _ratio(gpu_type: str, reference: str, ratios: Sequence[TypeRatio]) -> TypeRatio | None:
     for ratio in ratios:
         if not (ratio.ratio > 0 and math.isfinite(ratio.ratio)):
             continue
@@ -203,7 +247,7 @@ def _prior(gpu_type: str, ratios: Sequence[TypeRatio], prior_batch: float) -> Ty
     references = sorted({ratio.reference for ratio in ratios})
     scale, source = 1.0, "prior"
     if references and gpu_type != references[0]:
-        known = _ratio(gpu_type, references[0], {}, ratios, "", 1.0)
+        known = _ratio(gpu_type, references[0], ratios)
         if known is not None:
             scale, source = known.ratio, known.source
     return TypeModel(

@@ -89,7 +89,7 @@ class Estimator:
         self._use_shipped = shipped
         self._weights = weights
         self._jobs: dict[JobId, _JobEntry] = {}
-        self._similar: dict[JobKind, _SimilarEntry] = {}
+        self._similar: dict[tuple[JobKind, bool], _SimilarEntry] = {}
         self._serial = 0
         self.refits = 0
 
@@ -106,7 +106,7 @@ class Estimator:
         """The job's model with one `TypeModel` per allowed type; the same object as before while nothing changed."""
         entry = self._jobs.setdefault(job_id, _JobEntry())
         types = tuple(gpu_types)
-        past = self._look_up(kind, similar, now_s)
+        past = self._look_up(kind, similar, now_s, history is not None and history.throughput_only)
         key = (
             None if history is None else history.version,
             declaration,
@@ -160,10 +160,12 @@ class Estimator:
             estimator._jobs.clear()
         return estimator
 
-    def _look_up(self, kind: JobKind, source: HistorySource | None, now_s: float) -> _SimilarEntry | None:
+    def _look_up(
+        self, kind: JobKind, source: HistorySource | None, now_s: float, throughput_only: bool
+    ) -> _SimilarEntry | None:
         if source is None:
             return None
-        entry = self._similar.get(kind)
+        entry = self._similar.get((kind, throughput_only))
         if entry is not None and 0.0 <= now_s - entry.looked_s < SIMILAR_AGE_S:
             return entry
         history = source.similar(kind)
@@ -173,7 +175,8 @@ class Estimator:
         fits: dict[str, TypeFit] = {}
         fitted: dict[str, tuple[Observation, ...]] = {}
         if history is not None and history.likeness != "cluster":
-            for name, observations in _by_type(history.observations).items():
+            seen = _virtual(history.observations) if throughput_only else history.observations
+            for name, observations in _by_type(seen).items():
                 before = entry.observations.get(name, ()) if entry is not None else ()
                 if entry is not None and before and not _tells_more(before, observations, FEW_OF_SIMILAR):
                     fits[name], fitted[name] = entry.fits[name], before
@@ -195,7 +198,7 @@ class Estimator:
             memory.lines_over(peaks),
             noise.NoiseMap(history.noise if history is not None else ()),
         )
-        self._similar[kind] = entry
+        self._similar[kind, throughput_only] = entry
         return entry
 
     def _build(
@@ -211,7 +214,7 @@ class Estimator:
         similar = past.history if past is not None else None
         names = [t.name for t in types if not declaration.types or t.name in declaration.types]
         units = {name: declaration.unit_for(name) for name in names}
-        observations = _virtual(history) if history.throughput_only else history.observations
+        observations = _virtual(history.observations) if history.throughput_only else history.observations
         by_type = _by_type(observations)
         self._refit(entry, by_type, units)
         batch = _batch_limits(declaration, history, by_type, similar, units)
@@ -423,17 +426,24 @@ def fit_type(
         mean_batch=math.exp(math.fsum(o.count / count * math.log(o.local_batch) for o in observations)),
         rel_error=result.rel_error if measured.rel_error is None else min(max(measured.rel_error, LEAST_ERROR), 1.0),
         knots=measured.knots,
+        usual=_usual(observations),
     )
 
 
-def _virtual(history: JobHistory) -> tuple[Observation, ...]:
+def _usual(observations: Sequence[Observation]) -> tuple[int, int, float]:
+    """(nodes, GPUs, micro-batch) of most steps."""
+    most = max(observations, key=lambda o: (o.count, -o.gpus, -o.local_batch), default=None)
+    return (1, 1, 1.0) if most is None else (most.nodes, most.gpus, most.local_batch)
+
+
+def _virtual(observations: Iterable[Observation]) -> tuple[Observation, ...]:
     """Observations of a job whose batch is unknown, restated as steps of one fixed virtual total batch.
 
     What was measured is samples per second of each shape; with the total batch fixed, time per step is its inverse
     and the micro-batch shrinks as GPUs are added, which is all the model needs (strong scaling).
     """
     restated = []
-    for o in history.observations:
+    for o in observations:
         if not usable(o):
             continue
         samples = o.local_batch * (o.accumulation + 1) * o.gpus * o.count

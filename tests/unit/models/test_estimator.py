@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -155,15 +156,64 @@ def test_a_micro_batch_beyond_memory_leaves_the_matrix_before_anything_restarts(
     assert matrix.goodput[0, 0] == 0.0
 
 
-def test_a_type_never_tried_is_scaled_by_what_similar_jobs_showed() -> None:
-    past = SimilarHistory(
-        "user+script",
-        3,
-        tuple(ran(t, 1, k, m) for t in TRUTH for k in (1, 2, 4) for m in (32.0, 64.0)),
+ALIKE = SimilarHistory(
+    "user+script", 3, tuple(ran(t, 1, k, m) for t in TRUTH for k in (1, 2, 4, 8) for m in (32.0, 64.0))
+)
+
+
+def slower(factor: float, *observations: Observation) -> tuple[Observation, ...]:
+    return tuple(
+        replace(
+            o,
+            step_sum_s=o.step_sum_s * factor,
+            step_square_sum_s2=o.step_square_sum_s2 * factor**2,
+            sync_sum_s=o.sync_sum_s * factor,
+        )
+        for o in observations
     )
-    model = ask(Estimator(shipped=False), history(*SCALED), similar=Past(past))
-    assert model.types["a100"].source == "similar:user+script"
-    assert model.types["a100"].scale == pytest.approx(2.9, rel=0.1)
+
+
+def test_a_type_never_tried_is_what_similar_jobs_measured_there() -> None:
+    model = ask(Estimator(shipped=False), history(*SCALED), similar=Past(ALIKE)).types["a100"]
+    assert model.source == "similar:user+script"
+    assert "measured up to 8 GPUs on past jobs with the same user and script" in model.sentence
+    for gpus in (1, 8):
+        expected = pytest.approx(float(step_time(A100, 1, gpus, 64.0)), rel=0.05)
+        assert float(model_step_time(model, 1, gpus, 64.0)) == expected
+
+
+def test_a_job_slower_than_similar_ones_on_one_type_is_slower_on_a_type_never_tried() -> None:
+    model = ask(Estimator(shipped=False), history(*slower(1.5, *SCALED)), similar=Past(ALIKE)).types["a100"]
+    ratio = float(model_step_time(model, 1, 4, 64.0)) / float(step_time(A100, 1, 4, 64.0))
+    assert ratio == pytest.approx(1.5, rel=0.1)
+    assert f"this one {1 / ratio:.2f} times as fast" in model.sentence
+
+
+def test_sizes_that_only_similar_jobs_have_run_at_are_theirs_at_the_level_of_this_job() -> None:
+    model = ask(Estimator(shipped=False), history(*slower(1.2, *ONE_GPU)), similar=Past(ALIKE)).types["t4"]
+    assert model.source == "similar:user+script"
+    assert model.max_gpus_seen == 1
+    expected = pytest.approx(1.2 * float(step_time(T4, 1, 8, 64.0)), rel=0.05)
+    assert float(model_step_time(model, 1, 8, 64.0)) == expected
+
+
+def test_a_job_thrice_as_slow_as_those_of_its_script_is_not_taken_to_be_like_them() -> None:
+    model = ask(Estimator(shipped=False), history(*slower(3.0, *SCALED)), similar=Past(ALIKE)).types["t4"]
+    assert model.source == "fit"
+    assert float(model_step_time(model, 1, 4, 64.0)) == pytest.approx(3 * float(step_time(T4, 1, 4, 64.0)), rel=0.05)
+
+
+def test_jobs_that_report_samples_only_are_compared_by_samples() -> None:
+    """Their steps have no batch: 32 samples a step or 16 and twice the steps are the same speed."""
+    own = tuple(
+        replace(o, local_batch=o.local_batch / 2, count=2 * o.count, step_square_sum_s2=o.step_square_sum_s2 / 2)
+        for o in ONE_GPU
+    )
+    known = history(*own, throughput_only=True)
+    model = ask(Estimator(shipped=False), known, similar=Past(ALIKE)).types["a100"]
+    level = re.search(r"this one ([0-9.]+) times as fast", model.sentence)
+    assert level is not None
+    assert float(level.group(1)) == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_new_job_starts_from_the_fit_of_similar_jobs() -> None:

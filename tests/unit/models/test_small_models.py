@@ -182,7 +182,7 @@ def seen(gpu_type: str, shapes: list[tuple[int, int]], speed: float = 1.0) -> Ty
     return fit_type(gpu_type, [observation(gpu_type, point, 50.0) for point in points])
 
 
-def test_sources_are_preferred_in_the_order_fit_ratio_similar_ratios_prior() -> None:
+def test_sources_are_preferred_in_the_order_fit_similar_ratio_ratios_prior() -> None:
     wide, alone = [(1, 1), (1, 2), (1, 4)], [(1, 1)]
     ratios = [TypeRatio("a100", "t4", 2.0, 0.1, "similar:cluster")]
     own_both = {"t4": seen("t4", wide), "a100": seen("a100", wide, 3.0)}
@@ -190,7 +190,8 @@ def test_sources_are_preferred_in_the_order_fit_ratio_similar_ratios_prior() -> 
     old_only = {"t4": seen("t4", wide)}
     past = {"t4": seen("t4", wide), "a100": seen("a100", wide, 2.5)}
     assert estimate("a100", own_both, past, ratios).source == "fit"
-    assert estimate("a100", own_one, past, ratios).source == "ratio:t4"
+    assert estimate("a100", own_one, past, ratios, "script").source == "similar:script"
+    assert estimate("a100", own_one, {}, ratios).source == "ratio:t4"
     assert estimate("a100", old_only, past, ratios, "script").source == "similar:script"
     assert estimate("a100", old_only, {}, ratios).source == "similar:cluster"
     assert estimate("a100", {}, past, ratios, "script").source == "similar:script"
