@@ -39,6 +39,8 @@ ENOUGH_STEPS = 25.0
 #: Share of the groups of similar jobs that may be new batches of known shapes, or have changed, and are not worth a
 #: refit: with hundreds of groups some have always changed.
 FEW_OF_SIMILAR = 0.1
+#: Kinds of job kept although none of their jobs is there: the next one starts from the last fits instead of from sums.
+KINDS_KEPT = 256
 #: No estimate claims to be better than this, however well its points agree.
 LEAST_ERROR = 0.02
 
@@ -46,6 +48,7 @@ LEAST_ERROR = 0.02
 @dataclass
 class _JobEntry:
     key: tuple[object, ...] | None = None
+    kind: JobKind | None = None
     model: JobModel | None = None
     observations: dict[str, tuple[Observation, ...]] = field(default_factory=dict)
     fits: dict[str, TypeFit] = field(default_factory=dict)
@@ -124,14 +127,20 @@ class Estimator:
         else:
             entry.version += 1
             model = replace(model, version=entry.version)
-        entry.key, entry.model = key, model
+        entry.key, entry.kind, entry.model = key, kind, model
         return model
 
     def forget(self, keep: Collection[JobId]) -> None:
-        """Drop every job not in ``keep`` (ended jobs)."""
+        """Drop every job not in ``keep`` (ended ones), and kinds without a job but for the last `KINDS_KEPT` asked."""
         alive = set(keep)
         for job_id in [job_id for job_id in self._jobs if job_id not in alive]:
             del self._jobs[job_id]
+        if len(self._similar) > KINDS_KEPT + len(self._jobs):
+            used = {entry.kind for entry in self._jobs.values()}
+            spare = [asked for asked in self._similar if asked[0] not in used]
+            spare.sort(key=lambda asked: self._similar[asked].looked_s)
+            for asked in spare[:-KINDS_KEPT]:
+                del self._similar[asked]
 
     def to_json(self) -> str:
         """The fits as JSON, so that a restarted daemon starts warm."""

@@ -20,7 +20,7 @@ from slurmsia.history import (
     SimilarHistory,
 )
 from slurmsia.models.base import JobModel, PipelineParams, ThroughputParams
-from slurmsia.models.estimator import Estimator
+from slurmsia.models.estimator import KINDS_KEPT, Estimator
 from slurmsia.models.goodput import GoodputTable, best_batch, goodput_matrix, one_gpu_throughput
 from slurmsia.models.speed import model_step_time
 from slurmsia.models.throughput import step_time
@@ -374,3 +374,26 @@ def test_nonsense_in_a_history_never_stops_a_round() -> None:
     assert {t.source for t in model.types.values()} == {"prior"}
     assert model.restart.source == "prior"
     assert model.work_remaining is None
+
+
+def test_years_of_new_scripts_do_not_fill_memory_and_the_kinds_of_live_jobs_are_kept() -> None:
+    class Asked:
+        def __init__(self) -> None:
+            self.kinds: list[JobKind] = []
+
+        def similar(self, kind: JobKind) -> SimilarHistory:
+            self.kinds.append(kind)
+            return ALIKE
+
+    estimator, source = Estimator(shipped=False), Asked()
+
+    def submit(job_id: str, script: str) -> None:
+        estimator.model(job_id, None, ADAPTIVE, JobKind(1000, script, "train"), TYPES, source, 0.0)
+
+    submit("live", "long")
+    for number in range(KINDS_KEPT + 10):
+        submit("gone", f"script-{number}")
+    estimator.forget(["live"])
+    for script in ("long", "script-0", f"script-{KINDS_KEPT + 9}"):
+        submit("later", script)
+    assert [kind.script_hash for kind in source.kinds[KINDS_KEPT + 11 :]] == ["script-0"]
