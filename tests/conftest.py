@@ -1,4 +1,4 @@
-"""Turns a skipped tier into a failure where every tier is required (``SLURMSIA_REQUIRE=all``, as in CI).
+"""Turns a skipped tier into a failure where every tier is required (``SLURMSIA_REQUIRE=all``, as in CI); no test is timed.
 
 A test that needs a cluster, PostgreSQL or PyTorch may skip on a developer's machine, never in CI.
 """
@@ -9,6 +9,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine with other work takes longer over an example; that says nothing about the example.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _TIERS = ("slurm", "postgresql", "torch")
 _REQUIRED = os.environ.get("SLURMSIA_REQUIRE") == "all"
