@@ -1,4 +1,4 @@
-"""Turns a skipped tier into a failure where every tier is required (``SLURMSIA_REQUIRE=all``, as in CI); no test is timed.
+"""Turns a skipped tier into a failure where every tier is required (``SLURMSIA_REQUIRE=all``, as in CI).
 
 A test that needs a cluster, PostgreSQL or PyTorch may skip on a developer's machine, never in CI.
 """
