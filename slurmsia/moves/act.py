@@ -466,6 +466,8 @@ class Actor:
                 continue
             if not is_declared(job) or self._mends.get(job.id, 0) >= self.limits.mends:
                 continue
+            if snapshot.taken_s < job.submit_s + self.limits.same_node_wait_s:
+                continue  # Slurm requeued it a moment ago: its node may kill a launch within the same second (22.05)
             self._mends[job.id] = self._mends.get(job.id, 0) + 1
             try:
                 self.client.end_launch_failure_hold(job.id)

@@ -72,8 +72,9 @@ def _edit_now(move: Move, event: Event, limits: Limits) -> Step:
         or not move.gpus_by_node
         or (not move.pin and move.former_shape is not None and move.former_shape.gpu_type == move.edit.shape.gpu_type)
     )
-    # A waiting job that ran before may have ended a moment ago (its user requeued it), on nodes that we do not know.
-    may_clash = may_clash or (move.kind is MoveKind.START and move.run > 0)
+    # A waiting job that ran before may have ended a moment ago (its user requeued it), on nodes that we do not know;
+    # one whose launch failed left the very nodes that it is to start on.
+    may_clash = may_clash or (move.kind is MoveKind.START and move.run > 0) or move.mends > 0
     if may_clash and limits.same_node_wait_s > 0:
         begin_s = event.now_s + limits.same_node_wait_s
     edit = replace(move.edit, begin_s=begin_s)
@@ -100,19 +101,22 @@ def _let_go(move: Move, event: Event, limits: Limits, why: str, phase: Phase = P
 
 
 def _mend(move: Move, event: Event, limits: Limits) -> Step:
-    """End a hold that Slurm set after a failed launch of ours, a bounded number of times."""
-    if move.mends >= limits.mends:
-        return _finish(
-            move,
-            Phase.ABORTED,
-            event,
-            f"Slurm holds the job after {move.mends + 1} failed launches; look at its nodes, then scontrol release it",
-        )
+    """End a hold that Slurm set after a failed launch of ours, a bounded number of times.
+
+    Not at first sight: a node that ended the failed launch within the same second would kill the next one (22.05).
+    """
+    if event.requeued_again:
+        if move.mends >= limits.mends:
+            why = f"Slurm holds the job after {move.mends + 1} failed launches"
+            return _finish(move, Phase.ABORTED, event, f"{why}; look at its nodes, then scontrol release it")
+        phase = Phase.EDITED if move.phase is Phase.RUNNING else move.phase
+        mends, now_s = move.mends + 1, event.now_s
+        return replace(move, phase=phase, phase_s=now_s, mends=mends, landed=False, attempts=0, tried_s=now_s), ()
     if not _may_try(move, event, limits):
         return move, ()
-    if event.requeued_again:
-        phase = Phase.EDITED if move.phase is Phase.RUNNING else move.phase
-        move = replace(move, phase=phase, phase_s=event.now_s, mends=move.mends + 1, landed=False, attempts=0)
+    if move.attempts >= limits.attempts:
+        why = f"Slurm holds the job after a failed launch and {move.outcome or 'its hold does not end'}"
+        return _finish(move, Phase.ABORTED, event, f"{why}; look at its nodes, then scontrol release it")
     return _try(move, event, Action(ActionKind.END_LAUNCH_HOLD, move.job_id, move.cause))
 
 

@@ -192,14 +192,41 @@ def test_deadlines_depend_on_slurms_reason(reason: str, shorter: str) -> None:
 
 def test_a_launch_failure_is_mended_a_bounded_number_of_times_and_the_shape_written_again() -> None:
     held = replace(PENDING, hold="launch-failure", request=NEW)
-    one, calls = walk(move(Phase.EDITED, landed=True), replace(held, restarts=2), 110.0)
-    assert (calls, one.mends, one.landed) == ([ActionKind.END_LAUNCH_HOLD], 1, False)
-    one, calls = walk(one, replace(PENDING, request=NEW, restarts=2), 113.0)
-    assert calls == [ActionKind.RESHAPE]
-    for count in range(3, 3 + LIMITS.mends):
-        one, calls = walk(one, replace(held, restarts=count), 110.0 + 10 * count)
-    assert one.phase is Phase.ABORTED
+    one, at_s = move(Phase.EDITED, landed=True), 110.0
+    for count in range(1, 1 + LIMITS.mends):
+        one, calls = walk(one, replace(held, restarts=1 + count), at_s)
+        assert (calls, one.mends, one.landed) == ([], count, False)
+        one, calls = walk(one, replace(held, restarts=1 + count), at_s + LIMITS.retry_s)
+        assert calls == [ActionKind.END_LAUNCH_HOLD]
+        one, calls = walk(one, replace(PENDING, request=NEW, restarts=1 + count), at_s + 2 * LIMITS.retry_s)
+        assert calls == [ActionKind.RESHAPE]
+        at_s += 10.0
+    one, calls = walk(one, replace(held, restarts=2 + LIMITS.mends), at_s)
+    assert (one.phase, calls) == (Phase.ABORTED, [])
+    assert "scontrol release" in one.outcome
+
+
+def test_no_launch_follows_a_failed_one_within_the_same_second() -> None:
+    held = replace(PENDING, hold="launch-failure", request=NEW, restarts=2)
+    one, calls = walk(move(Phase.EDITED, landed=True), held, 110.0)
     assert calls == []
+    assert walk(one, held, 110.9)[1] == []
+    one, calls = walk(one, held, 110.0 + LIMITS.retry_s)
+    assert calls == [ActionKind.END_LAUNCH_HOLD]
+    _, actions = step(one, derive(one, replace(PENDING, request=NEW, restarts=2), 115.0), LIMITS)
+    assert [a.edit.begin_s for a in actions if a.edit] == [115.0 + LIMITS.same_node_wait_s]
+
+
+def test_a_launch_failure_hold_that_does_not_end_is_told_and_left() -> None:
+    held = replace(PENDING, hold="launch-failure", request=NEW, restarts=2)
+    one, at_s = walk(move(Phase.EDITED, landed=True), held, 110.0)[0], 110.0
+    for _ in range(LIMITS.attempts):
+        at_s += LIMITS.retry_s
+        one, calls = walk(one, held, at_s)
+        assert calls == [ActionKind.END_LAUNCH_HOLD]
+    one, calls = walk(one, held, at_s + LIMITS.retry_s)
+    assert (one.phase, calls) == (Phase.ABORTED, [])
+    assert "hold does not end" in one.outcome
 
 
 @pytest.mark.parametrize("phase", [Phase.PLANNED, Phase.WARNED, Phase.REQUEUED, Phase.EDITED])
