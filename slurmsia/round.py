@@ -37,7 +37,8 @@ from .wouldstart import StartRules, matches
 class Answer:
     """What the policy and the solver say: a column per row, and the worth of each column over staying queued.
 
-    ``why``: the named parts of the worth as the policy gave them (`Terms.why`), for verdict sentences.
+    ``why``: the named parts of the worth as the policy gave them (`Terms.why`), for verdict sentences; ``lasts_s``: how
+    long it takes a choice to last, where it says so.
     """
 
     choice: NDArray[np.int64]
@@ -49,6 +50,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     times_s: tuple[tuple[str, float], ...] = ()
     why: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    lasts_s: float | None = None
 
 
 def decide(
@@ -146,6 +148,7 @@ def _solve(
         notes=solution.notes,
         times_s=solution.times_s,
         why=terms.why,
+        lasts_s=terms.lasts_s,
     )
 
 
@@ -254,7 +257,7 @@ def _checked(
     """Settled targets that pass the independent check; whatever fails it loses its wish for this round."""
     one = config.placement.one_distributed_job_per_node
     choice, notes = answer.choice, tuple[str, ...]()
-    settled = settle(snapshot, demand, answer.value, choice, config)
+    settled = settle(snapshot, demand, answer.value, choice, config, answer.lasts_s)
     targets = targets_of(queue, demand, answer.value, settled)
     wrong = violations(snapshot, targets, one)
     if wrong:
@@ -267,7 +270,7 @@ def _checked(
             ],
             dtype=np.int64,
         )
-        settled = settle(snapshot, demand, answer.value, choice, config)
+        settled = settle(snapshot, demand, answer.value, choice, config, answer.lasts_s)
         targets = targets_of(queue, demand, answer.value, settled)
         wrong = violations(snapshot, targets, one)
     if wrong:

@@ -45,10 +45,11 @@ def settle(
     value: NDArray[np.float64],
     choice: NDArray[np.int64],
     config: Config,
+    lasts_s: float | None = None,
 ) -> Settled:
     """Seats for the solver's ``choice``; ``value`` [jobs, columns] over staying queued decides what an eviction is
-    worth and what a second choice is."""
-    work = _Settling(snapshot, demand, value, choice, config)
+    worth and what a second choice is; ``lasts_s``: in which an eviction must be made good, else `policy.horizon_s`."""
+    work = _Settling(snapshot, demand, value, choice, config, lasts_s)
     placement = work.placed(True)
     for _ in range(_PASSES):
         if not work.refused(placement):
@@ -74,7 +75,9 @@ class _Settling:
         value: NDArray[np.float64],
         choice: NDArray[np.int64],
         config: Config,
+        lasts_s: float | None,
     ) -> None:
+        self.lasts_s = lasts_s or config.policy.horizon_s
         self.snapshot, self.demand, self.config = snapshot, demand, config
         self.rows, self.shapes = demand.rows, demand.problem.shapes
         self.number = {row.job.id: number for number, row in enumerate(self.rows)}
@@ -129,7 +132,7 @@ class _Settling:
         return Contention(neighbourhood(self.snapshot.nodes, self.config.placement), traffic, others)
 
     def worth_it(self, conflict: Conflict) -> bool:
-        """Whether a wish gains more than its victims' restarts cost within the horizon."""
+        """Whether a wish gains more than its victims' restarts cost while the choice lasts."""
         number = self.number[conflict.job_id]
         gain = self._worth(number) - max(self._held_worth(number), 0.0)
         cost = 0.0
@@ -138,7 +141,7 @@ class _Settling:
             if self._refusal(row, self.shapes[row.current], seats, self._rules()) is not None:
                 return False
             worth = self._held_worth(self.number[victim])
-            cost += max(worth, 0.0) * min(row.model.restart.mean_s / self.config.policy.horizon_s, 1.0)
+            cost += max(worth, 0.0) * min(row.model.restart.mean_s / self.lasts_s, 1.0)
         return gain > cost
 
     def refused(self, placement: Placement) -> bool:

@@ -81,12 +81,15 @@ class Terms:
     -inf forbids an entry.
     The policy's own objective is ``sign * sum + offset``: what is reported and compared with published optima.
     ``why``: named components of the value, each [jobs, configurations] or [jobs, 1], for verdict sentences.
+    ``lasts_s``: how long a choice lasts in the policy's own reckoning, in which a restart for another job's sake must
+    be made good; ``None`` = `policy.horizon_s`.
     """
 
     value: NDArray[np.float64]
     sign: float = 1.0
     offset: float = 0.0
     why: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    lasts_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Goodput:
         }
         weight = mine.look_ahead_s * first * patience
         gain = np.where(rows.usable, weight[:, None] * speed**mine.p, -np.inf)
-        return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why)
+        return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why, lasts_s=mine.look_ahead_s)
 
 
 def work_left(rows: Rows) -> Floats:

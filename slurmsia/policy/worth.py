@@ -21,6 +21,7 @@ def finished(
     sign: float = 1.0,
     offset: float = 0.0,
     why: Mapping[str, Floats] | None = None,
+    lasts_s: float | None = None,
 ) -> Terms:
     """Terms from ``gain`` [jobs, C] over staying queued; ``queue`` is the policy's own cost of a queued job.
 
@@ -53,7 +54,7 @@ def finished(
             rows.managed[:, None], value, demand * max(queue, _largest(value, offered & rows.managed[:, None]))
         )
         named["undeclared"] = np.where(rows.managed, 0.0, 1.0)[:, None]
-    return Terms(value=np.where(offered, value, -np.inf), sign=sign, offset=offset, why=named)
+    return Terms(value=np.where(offered, value, -np.inf), sign=sign, offset=offset, why=named, lasts_s=lasts_s)
 
 
 def _largest(value: Floats, mine: Flags) -> float:

@@ -190,6 +190,22 @@ def test_the_reserve_holds_when_a_move_that_was_to_make_room_is_refused() -> Non
     assert "kept for undeclared jobs" in settled.dropped["8"]
 
 
+def test_a_restart_for_another_jobs_sake_is_charged_over_the_time_that_the_policy_says_a_choice_lasts() -> None:
+    """9 fits only if 7 moves over to 8: 60 s of its worth of 300 are 5 of an hour and 20 of 15 minutes; 9 is worth 10."""
+    machines = nodes(("t1", "t4", 4), ("t2", "t4", 4))
+    queue = (job("7", "t1", 2), job("8", "t2", 2), job("9"))
+    demand = demand_of(machines, *queue)
+    worth = {"7": 300.0, "8": 300.0, "9": 10.0}
+    whole, half = (demand.problem.shapes.index(Shape("t4", 1, gpus)) for gpus in (4, 2))
+    choice = np.array([whole if row.job.id == "9" else half for row in demand.rows])
+    value = np.array([np.full(len(demand.problem.shapes), worth[row.job.id]) for row in demand.rows])
+    snapshot = Snapshot(NOW, machines, queue, (GpuType("a100"), GpuType("t4")))
+    for lasts_s, moved in ((None, 1), (900.0, 0)):
+        settled = settle(snapshot, demand, value, choice, Config(), lasts_s)
+        assert len(settled.moved) == moved
+        assert ("9" in settled.dropped) is (not moved)
+
+
 def test_waiting_undeclared_jobs_leave_running_managed_jobs_their_smallest_size() -> None:
     machines = nodes(("t1", "t4", 8))
     running = (
