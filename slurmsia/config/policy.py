@@ -35,13 +35,13 @@ class GoodputSection(Section):
     """How long a choice is taken to last: a move must earn its restart within that time."""
     lasting: float = Field(default=1.0, ge=0, le=10)
     """A run is taken to last this many times as long again as it has, where that is more; 0 = off."""
-    pay_back: float = Field(default=4.0, ge=0, le=10)
+    pay_back: float = Field(default=3.0, ge=0, le=10)
     """Further restarts charged for leaving a configuration, at the job's learnt cost; 0 = moves and starts are free."""
     short_first: float = Field(default=0.5, ge=0, le=2)
     """Jobs with little left count more: exponent of the number of jobs that have at least as much left; 0 = off."""
     patience_s: float = Field(default=3600.0, ge=60)
     """A job that waits for GPUs counts double after this time, three times after twice the time, and so on."""
-    explore: float = Field(default=0.3, ge=0, le=2)
+    explore: float = Field(default=0.15, ge=0, le=2)
     """Bonus for configurations of uncertain speed, in standard deviations; 0 = off."""
     from_history: bool = True
     """Start a job at any size up to twice the largest on which similar jobs were measured, without doubling first."""
