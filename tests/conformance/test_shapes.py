@@ -181,7 +181,7 @@ def test_a_job_that_slurm_holds_after_a_failed_launch_is_started_again(lab: Lab)
     assert (job.state, job.hold) == (JobState.PENDING, "launch-failure")
     lab.launches(fail=False)
     wait_for(lab, job_id, editable, "editable")
-    # As in `moved`: a node that ended the failed launch within the same second kills the next one. The mover waits, too.
+    # As in `moved`: a node that ended the failed launch within the same second kills the next. The mover waits, too.
     lab.pass_time(2.0)
     lab.client.end_launch_failure_hold(job_id)
     lab.client.end_lease(job_id)

@@ -191,7 +191,7 @@ def test_the_reserve_holds_when_a_move_that_was_to_make_room_is_refused() -> Non
 
 
 def test_a_restart_for_another_jobs_sake_is_charged_over_the_time_that_the_policy_says_a_choice_lasts() -> None:
-    """9 fits only if 7 moves over to 8: 60 s of its worth of 300 are 5 of an hour and 20 of 15 minutes; 9 is worth 10."""
+    """9 fits only if 7 moves over to 8: 60 s of its 300 are 5 out of an hour, 20 out of 15 minutes; 9 is worth 10."""
     machines = nodes(("t1", "t4", 4), ("t2", "t4", 4))
     queue = (job("7", "t1", 2), job("8", "t2", 2), job("9"))
     demand = demand_of(machines, *queue)
