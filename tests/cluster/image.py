@@ -189,9 +189,10 @@ def _pip_settings(lent: Path) -> list[str]:
         merged.write(out)
     options += ["-e", "PIP_CONFIG_FILE=/host/pip.conf", "-e", "PIP_NO_CACHE_DIR=1", "-e", "PIP_ROOT_USER_ACTION=ignore"]
     words = [word for section in merged.sections() for _, value in merged.items(section) for word in value.split()]
-    words += [word for name, value in os.environ.items() if name.startswith("PIP_") for word in value.split()]
-    for folder in sorted({_local_folder(word) for word in words} - {None}):
-        options += ["-v", f"{folder}:{folder}:ro"]
+    own = {name: value for name, value in os.environ.items() if name.startswith("PIP_") and name not in _CA_VARIABLES}
+    words += [word for value in own.values() for word in value.split()]
+    for path in sorted({_local_path(word) for word in words} - {None}):
+        options += ["-v", f"{path}:{path}:ro"]
     return options
 
 
@@ -202,10 +203,10 @@ def _pip_files() -> list[str]:
     return [*files, *filter(None, [os.environ.get("PIP_CONFIG_FILE")])]
 
 
-def _local_folder(word: str) -> str | None:
-    """Return the folder of this machine that a pip setting names, so that the build can see it too."""
+def _local_path(word: str) -> str | None:
+    """Return the folder or file (constraints) of this machine that a pip setting names: the build is to see it, too."""
     path = Path(urlparse(word).path) if word.startswith("file://") else Path(word)
-    if not path.is_absolute() or not path.is_dir():
+    if not path.is_absolute() or not path.exists():
         return None
     # A "simple" index links to files beside it.
     return str(path.parent if word.startswith("file://") and len(path.parts) > 2 else path)

@@ -48,9 +48,20 @@ def test_a_new_subpackage_or_an_extra_that_is_not_installed_makes_none(
 def test_a_local_package_index_is_lent_with_the_files_beside_it(tmp_path: Path) -> None:
     index = tmp_path / "simple"
     index.mkdir()
-    assert image._local_folder(f"file://{index}") == str(tmp_path)
-    assert image._local_folder(str(index)) == str(index)
+    assert image._local_path(f"file://{index}") == str(tmp_path)
+    assert image._local_path(str(index)) == str(index)
 
 
-def test_an_index_on_the_network_is_no_folder() -> None:
-    assert image._local_folder("https://packages.example/simple") is None
+def test_an_index_on_the_network_is_no_path() -> None:
+    assert image._local_path("https://packages.example/simple") is None
+
+
+def test_a_file_of_constraints_that_pip_is_told_to_use_is_lent_to_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    constraints, settings, lent = tmp_path / "constraints.txt", tmp_path / "pip.conf", tmp_path / "lent"
+    constraints.write_text("numpy<3\n")
+    settings.write_text(f"[global]\nconstraint = {constraints}\n")
+    lent.mkdir()
+    monkeypatch.setattr(image, "_pip_files", lambda: [str(settings)])
+    assert f"{constraints}:{constraints}:ro" in image._pip_settings(lent)
