@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .base import Knots, ThroughputParams, TypeModel
 from .fit import Fit, prior_params
@@ -129,7 +130,9 @@ def _like_others(
     level, variance = 0.0, SIMILAR_SPREAD**2
     for fit in common:
         other = similar[fit.gpu_type]
-        seen = math.log(_step_s(other, fit.usual) / _step_s(fit, fit.usual))
+        seen = math.log(
+            _step_s(other.fit.params, other.knots, fit.usual) / _step_s(fit.fit.params, fit.knots, fit.usual)
+        )
         if mine is not None and abs(seen) > math.log(MOST_UNLIKE):
             return None
         error = math.sqrt(fit.rel_error**2 + other.rel_error**2 + between_types**2)
@@ -156,9 +159,10 @@ def _slower(params: ThroughputParams, factor: float) -> ThroughputParams:
     return replace(params, **{name: max(getattr(params, name) * factor, LOWEST_S) for name in times})
 
 
-def _step_s(fit: TypeFit, usual: tuple[int, int, float]) -> float:
-    """Seconds of a step that a fit predicts for (nodes, GPUs, micro-batch)."""
-    model = TypeModel(fit.gpu_type, fit.fit.params, "fit", fit.rel_error, knots=fit.knots)
+@lru_cache(maxsize=256)
+def _step_s(params: ThroughputParams, knots: Knots, usual: tuple[int, int, float]) -> float:
+    """Seconds of a step that a fit predicts for (nodes, GPUs, micro-batch); every round asks again for most."""
+    model = TypeModel("", params, "fit", 0.0, knots=knots)
     return max(float(model_step_time(model, *usual)), 1e-12)
 
 

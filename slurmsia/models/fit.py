@@ -187,6 +187,20 @@ def _params(x: Floats) -> ThroughputParams:
 
 def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
     """Where to begin: the earlier fit, or sums read off the groups; parameters newly free always from the groups."""
+    if warm is None:
+        return np.asarray(np.clip(_cold(problem), problem.low, problem.high))
+    x = _coordinates(warm)[: len(problem.free)]
+    trusted = problem.free & (x > 2.0 * LOWEST_S)
+    if trusted[ALPHA_C] or not problem.free[ALPHA_C]:
+        trusted[BETA_C] = problem.free[ALPHA_C]
+        x = x if bool(trusted.all()) else np.where(trusted, x, _cold(problem))
+    else:
+        x = _cold(problem)
+    return np.minimum(np.maximum(x, problem.low), problem.high)
+
+
+def _cold(problem: Problem) -> Floats:
+    """Sums read off the groups; may be out of bounds."""
     g = problem.groups
     grad = np.where(problem.has_grad, g.grad_s, g.step_s / (g.accumulation + 1.0))
     x = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0, KAPPA_START])[: len(problem.free)]
@@ -207,13 +221,7 @@ def _start(problem: Problem, warm: ThroughputParams | None) -> Floats:
             x[alpha] = float(np.dot(exposed, mask) / mask.sum())
             x[rho] = 0.01 if problem.free[rho] else 0.0
     x[GAMMA] = 1.3 if problem.free[GAMMA] else 1.0
-    if warm is not None:
-        known = _coordinates(warm)[: len(x)]
-        trusted = problem.free & (known > 2.0 * LOWEST_S)
-        if trusted[ALPHA_C] or not problem.free[ALPHA_C]:
-            trusted[BETA_C] = problem.free[ALPHA_C]
-            x = np.where(trusted, known, x)
-    return np.asarray(np.clip(x, problem.low, problem.high))
+    return x
 
 
 def _solve(problem: Problem, warm: ThroughputParams | None, max_iterations: int, tolerance: float) -> Ended:

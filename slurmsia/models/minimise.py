@@ -7,6 +7,7 @@ refits and their arrays are short, so what counts here is the number of array op
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +39,23 @@ ALPHA_C, BETA_C, ALPHA_N, RHO_N, ALPHA_R, RHO_R, GAMMA, KAPPA = range(8)
 #: Bounds of the coordinates; a problem that does not tell ``kappa`` has only the first seven.
 LOWEST = np.array([LOWEST_S, LOWEST_S, LOWEST_S, 0.0, LOWEST_S, 0.0, 1.0, 0.0])
 HIGHEST = np.array([np.inf] * 6 + [GAMMA_MAX, np.inf])
+#: Regularisation of the coordinates: half of these times the square of the distance from where they are pulled to.
+PULLS = 2.0 * np.array([0.0, 0.0, 0.0, RETROGRESSION_PULL, 0.0, RETROGRESSION_PULL, GAMMA_PULL, KAPPA_PULL])
+PULLED_TO = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+#: A time below this is none; its logarithm is still finite.
+LEAST_S = 1e-300
 _NOTHING = np.zeros(0)
+
+
+def _chain_of(terms: int, coordinates: int) -> Floats:
+    """[coordinates, terms + 1]: what of `_chain` is the same at every point."""
+    chain = np.zeros((coordinates, terms + 1))
+    chain[ALPHA_C, 0] = chain[BETA_C, 1] = chain[ALPHA_N, 2] = chain[ALPHA_R, 4] = chain[GAMMA, terms] = 1.0
+    return chain
+
+
+#: Without and with ``kappa``.
+CHAINS = (_chain_of(6, 7), _chain_of(8, 8))
 
 
 @dataclass
@@ -46,61 +63,58 @@ class Problem:
     """One fit in the coordinates it is solved in: betas of the network as ratios ``rho = beta / alpha``.
 
     ``free`` [7 or 8]: with 8 the last coordinate is ``kappa`` (`throughput.sync_time`), without it that term is left
-    out. ``is_shared``, ``more_shared``: as ``is_within``, ``more_within``, for one of several nodes.
+    out. Compute and synchronisation time are linear in ``terms``: ``alpha_c, beta_c, alpha_n, alpha_n rho_n, alpha_r,
+    alpha_r rho_r`` and, where shared, ``kappa alpha_r, kappa alpha_r rho_r``. ``basis`` [terms, 2 groups]: those of
+    compute in the first half, those of synchronisation in the second.
     """
 
     groups: Groups
     weight: Floats
     free: NDArray[np.bool_]
     accumulates: bool = field(init=False)
-    any_across: bool = field(init=False)
-    any_within: bool = field(init=False)
-    all_grad: bool = field(init=False)
-    more: Floats = field(init=False)
     is_across: Floats = field(init=False)
     is_within: Floats = field(init=False)
     log_step: Floats = field(init=False)
-    log_grad: Floats = field(init=False)
     has_grad: NDArray[np.bool_] = field(init=False)
-    grad_weight: Floats = field(init=False)
-    more_across: Floats = field(init=False)
-    more_within: Floats = field(init=False)
-    ones: Floats = field(init=False)
-    of_grad: Floats = field(init=False)
     shares: bool = field(init=False)
-    is_shared: Floats = field(init=False)
-    more_shared: Floats = field(init=False)
+    basis: Floats = field(init=False)
+    of_compute: Floats = field(init=False)
+    of_sync: Floats = field(init=False)
+    logs: Floats = field(init=False)
+    weights: Floats = field(init=False)
     low: Floats = field(init=False)
     high: Floats = field(init=False)
     bounds: tuple[list[float], list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
         g = self.groups
+        count, size = len(g), len(self.free)
         several, wide = g.gpus > 1, g.nodes > 1
-        self.more = np.maximum(g.gpus - 2.0, 0.0)
+        more = np.maximum(g.gpus - 2.0, 0.0)
         self.is_across = (several & wide).astype(np.float64)
         self.is_within = (several & ~wide).astype(np.float64)
-        self.log_step = np.log(g.step_s)
-        self.has_grad = np.isfinite(g.grad_s)
-        self.log_grad = np.log(np.where(self.has_grad, g.grad_s, 1.0))
-        grad_weight = self.weight * self.has_grad
-        self.grad_weight = grad_weight / max(float(grad_weight.sum()), 1e-300)
-        self.more_across, self.more_within = self.is_across * self.more, self.is_within * self.more
-        self.ones = np.ones(len(g))
-        self.of_grad = np.stack((self.ones, g.local_batch))
-        self.accumulates = bool(g.accumulation.any())
-        self.any_across, self.any_within = bool(self.free[ALPHA_N]), bool(self.free[ALPHA_R])
-        self.all_grad = bool(self.has_grad.all())
-        size = len(self.free)
-        self.low, self.high = LOWEST[:size], HIGHEST[:size]
-        self.bounds = (self.low.tolist(), self.high.tolist())
         self.shares = size > KAPPA
+        self.basis = basis = np.zeros((8 if self.shares else 6, 2 * count))
+        self.of_compute, self.of_sync = basis[:2, :count], basis[2:, count:]
+        basis[0, :count] = 1.0
+        basis[1, :count] = g.local_batch
+        sync = self.of_sync
+        sync[0], sync[2] = self.is_across, self.is_within
+        np.multiply(self.is_across, more, out=sync[1])
+        np.multiply(self.is_within, more, out=sync[3])
         if self.shares:
             dense = g.gpus / g.nodes
-            self.is_shared = self.is_across * (dense > 1.0)
-            self.more_shared = self.is_across * np.maximum(dense - 2.0, 0.0)
-        else:
-            self.is_shared = self.more_shared = _NOTHING
+            np.multiply(self.is_across, dense > 1.0, out=sync[4])
+            np.multiply(self.is_across, np.maximum(dense - 2.0, 0.0), out=sync[5])
+        self.has_grad = np.isfinite(g.grad_s)
+        #: [2, groups]: logs of full steps and of micro-batches as measured, and their weights; each row sums to 1
+        self.logs = np.log(np.stack((g.step_s, np.where(self.has_grad, g.grad_s, 1.0))))
+        self.log_step = self.logs[0]
+        grad_weight = self.weight * self.has_grad
+        self.weights = np.stack((self.weight, grad_weight / max(float(grad_weight.sum()), 1e-300)))
+        self.accumulates = bool(g.accumulation.any())
+        self.low, self.high = LOWEST[:size], HIGHEST[:size]
+        self.bounds = (self.low.tolist(), self.high.tolist())
 
 
 def problem_of(groups: Groups, weight: Floats, published: bool = False) -> Problem:
@@ -128,16 +142,33 @@ def problem_of(groups: Groups, weight: Floats, published: bool = False) -> Probl
     return Problem(groups, weight, np.array(free))
 
 
-def log_step(problem: Problem, x: Floats) -> Floats:
-    compute = x[ALPHA_C] + x[BETA_C] * problem.groups.local_batch
-    sync = problem.is_across * x[ALPHA_N] * (1.0 + x[RHO_N] * problem.more) + problem.is_within * x[ALPHA_R] * (
-        1.0 + x[RHO_R] * problem.more
-    )
+def _log_times(problem: Problem, x: Sequence[float]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Logs of compute and synchronisation [2, groups], of what both take together, of a full step, and (less, power).
+
+    ``less``: log of the shorter of both less that of the longer; ``power``: the ratio itself to the ``gamma``.
+    """
+    alpha_c, beta_c, alpha_n, rho_n, alpha_r, rho_r, gamma, *rest = x
+    terms = [alpha_c, beta_c, alpha_n, alpha_n * rho_n, alpha_r, alpha_r * rho_r]
     if problem.shares:
-        sync = sync + x[KAPPA] * x[ALPHA_R] * (problem.is_shared + x[RHO_R] * problem.more_shared)
-    longer, shorter = np.maximum(compute, sync), np.minimum(compute, sync)
-    full = longer * (1.0 + (shorter / longer) ** x[GAMMA]) ** (1.0 / x[GAMMA])
-    return np.asarray(np.log(problem.groups.accumulation * compute + full))
+        terms += [rest[0] * alpha_r, rest[0] * alpha_r * rho_r]
+    times = np.array(terms) @ problem.basis
+    logs = np.log(np.maximum(times, LEAST_S, out=times)).reshape(2, -1)
+    of_compute, of_sync = logs
+    less = -np.abs(of_compute - of_sync)
+    power = np.exp(gamma * less)
+    both = np.log1p(power)
+    both /= gamma
+    both += np.maximum(of_compute, of_sync)
+    step = both
+    if problem.accumulates:
+        step = np.log(problem.groups.accumulation * times[: len(both)] + np.exp(both))
+    return logs, both, step, less, power
+
+
+def log_step(problem: Problem, x: Floats) -> Floats:
+    """Logs of full steps [groups] as the model has them."""
+    _, _, step, _, _ = _log_times(problem, x.tolist())
+    return step
 
 
 def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[float, Floats, Floats]:
@@ -146,79 +177,61 @@ def evaluate(problem: Problem, x: Floats, below: float = math.inf) -> tuple[floa
     A root mean square has no useful second derivative of its own; ``rms(r) <= (mean(r^2) / rms0 + rms0) / 2`` is its
     tight quadratic majorant at ``rms0``, whose gradient agrees, so each step descends on the true loss.
     """
-    groups, local = problem.groups, problem.groups.local_batch
-    alpha_c, beta_c, alpha_n, rho_n, alpha_r, rho_r, gamma, *rest = x.tolist()
-    kappa = rest[0] if problem.shares else 0.0
-    compute = alpha_c + beta_c * local
-    sync: Floats | None = None  # parts of the network that no group has used are left out: their terms are 0
-    if problem.any_within:
-        within = problem.is_within + rho_r * problem.more_within
-        if problem.shares:
-            shared = problem.is_shared + rho_r * problem.more_shared
-            within += kappa * shared
-        sync = alpha_r * within
-    if problem.any_across:
-        across = problem.is_across + rho_n * problem.more_across
-        sync = alpha_n * across if sync is None else alpha_n * across + sync
-    if sync is None:
-        full = compute
-    else:
-        longer = np.maximum(compute, sync)
-        ratio = np.minimum(compute, sync) / longer
-        power = ratio**gamma
-        one_more = 1.0 + power
-        full = longer * one_more ** (1.0 / gamma)
-    step = groups.accumulation * compute + full if problem.accumulates else full
-    off_step = np.log(step) - problem.log_step
-    off_grad = np.log(compute) - problem.log_grad
-    if not problem.all_grad:
-        off_grad *= problem.has_grad
-    rms_step = math.sqrt(float(problem.weight @ (off_step * off_step)))
-    rms_grad = math.sqrt(float(problem.grad_weight @ (off_grad * off_grad)))
+    at = x.tolist()
+    logs, both, step, less, power = _log_times(problem, at)
+    _, _, alpha_n, rho_n, alpha_r, rho_r, gamma, *rest = at
+    kappa = rest[0] if rest else 0.0
+    count = len(step)
+    off = np.empty((2, count))
+    off[0], off[1] = step, logs[0]
+    off -= problem.logs
+    weighted_off = problem.weights * off
+    square_step, square_grad = (weighted_off * off).sum(axis=1).tolist()
+    rms_step, rms_grad = math.sqrt(square_step), math.sqrt(square_grad)
     value = rms_step + rms_grad + GAMMA_PULL * (gamma - 1.0) ** 2 + RETROGRESSION_PULL * (rho_n * rho_n + rho_r * rho_r)
     if problem.shares:
         value += KAPPA_PULL * kappa * kappa
     if not value < below:
         return value, _NOTHING, _NOTHING
-    jacobian = np.zeros((len(x), len(full)))
-    if sync is None:
-        np.add(groups.accumulation, 1.0, out=jacobian[ALPHA_C])
-    else:
-        # d full / d compute and d full / d sync: (c / full)^(gamma - 1) and (n / full)^(gamma - 1)
-        np.add(groups.accumulation, (compute / full) ** (gamma - 1.0), out=jacobian[ALPHA_C])
-        by_sync = (sync / full) ** (gamma - 1.0) if gamma > 1.0 else problem.ones
-        if problem.any_across:
-            np.multiply(by_sync, across, out=jacobian[ALPHA_N])
-            np.multiply(by_sync, alpha_n * problem.more_across, out=jacobian[RHO_N])
-        if problem.any_within:
-            np.multiply(by_sync, within, out=jacobian[ALPHA_R])
-            more_within = problem.more_within
-            if problem.shares:
-                more_within = more_within + kappa * problem.more_shared
-                np.multiply(by_sync, alpha_r * shared, out=jacobian[KAPPA])
-            np.multiply(by_sync, alpha_r * more_within, out=jacobian[RHO_R])
-        # d log full / d gamma; the terms with log(ratio) vanish with power as ratio goes to 0
-        log_ratio = np.log(np.maximum(ratio, 1e-300))
-        jacobian[GAMMA] = full * (power * log_ratio / (gamma * one_more) - np.log1p(power) / (gamma * gamma))
-    np.multiply(jacobian[ALPHA_C], local, out=jacobian[BETA_C])
-    jacobian /= step
-    weighted = jacobian * (problem.weight / max(rms_step, 1e-7))
-    gradient = weighted @ off_step
+    # d log step / d compute and / d sync: (c / both)^(gamma - 1) and (n / both)^(gamma - 1), over the step
+    less_one = gamma - 1.0
+    slopes = np.exp(less_one * logs - (less_one * both + step))
+    if problem.accumulates:
+        slopes[0] += problem.groups.accumulation * np.exp(-step)
+    # by term and by gamma, where the term with ``less`` vanishes with ``power``
+    by_term = np.empty((len(problem.basis) + 1, count))
+    np.multiply(problem.of_compute, slopes[0], out=by_term[:2])
+    np.multiply(problem.of_sync, slopes[1], out=by_term[2:-1])
+    by_gamma = by_term[-1]
+    np.divide(power * less, gamma * (1.0 + power), out=by_gamma)
+    by_gamma -= np.log1p(power) / (gamma * gamma)
+    if problem.accumulates:
+        by_gamma *= np.exp(both - step)
+    # by coordinate: residuals of full steps in the first half, of micro-batches in the second
+    jacobian = np.zeros((len(x), 2 * count))
+    np.matmul(_chain(alpha_n, rho_n, alpha_r, rho_r, rest), by_term, out=jacobian[:, :count])
+    np.divide(problem.of_compute, np.exp(logs[0]), out=jacobian[:2, count:])
+    weights = np.array(((1.0 / max(rms_step, 1e-7),), (1.0 / max(rms_grad, 1e-7),))) * problem.weights
+    weighted = jacobian * weights.reshape(-1)
+    gradient = weighted @ off.reshape(-1)
     curvature = weighted @ jacobian.T
-    by_grad = problem.of_grad / compute
-    weighted = by_grad * (problem.grad_weight / max(rms_grad, 1e-7))
-    gradient[:2] += weighted @ off_grad
-    curvature[:2, :2] += weighted @ by_grad.T
-    gradient[GAMMA] += 2.0 * GAMMA_PULL * (gamma - 1.0)
-    curvature[GAMMA, GAMMA] += 2.0 * GAMMA_PULL
-    gradient[RHO_N] += 2.0 * RETROGRESSION_PULL * rho_n
-    gradient[RHO_R] += 2.0 * RETROGRESSION_PULL * rho_r
-    curvature[RHO_N, RHO_N] += 2.0 * RETROGRESSION_PULL
-    curvature[RHO_R, RHO_R] += 2.0 * RETROGRESSION_PULL
-    if problem.shares:
-        gradient[KAPPA] += 2.0 * KAPPA_PULL * kappa
-        curvature[KAPPA, KAPPA] += 2.0 * KAPPA_PULL
+    pulls = PULLS[: len(x)]
+    gradient += pulls * (x - PULLED_TO[: len(x)])
+    curvature.reshape(-1)[:: len(x) + 1] += pulls
     return value, gradient, curvature
+
+
+def _chain(alpha_n: float, rho_n: float, alpha_r: float, rho_r: float, kappa: Sequence[float]) -> Floats:
+    """[coordinates, terms and gamma]: derivatives of the terms by the coordinates."""
+    chain: Floats = CHAINS[len(kappa)].copy()
+    chain[ALPHA_N, 3], chain[RHO_N, 3] = rho_n, alpha_n
+    chain[ALPHA_R, 5], chain[RHO_R, 5] = rho_r, alpha_r
+    if kappa:
+        share = kappa[0]
+        chain[ALPHA_R, 6], chain[ALPHA_R, 7] = share, share * rho_r
+        chain[RHO_R, 7] = share * alpha_r
+        chain[KAPPA, 6], chain[KAPPA, 7] = alpha_r, alpha_r * rho_r
+    return chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +251,7 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
     small = 0
     iteration = 0
     may_move = problem.free.tolist()
-    held, mask = None, np.ones(len(x))
+    held, mask, both_free, is_held = None, _NOTHING, _NOTHING, _NOTHING
     for iteration in range(1, max_iterations + 1):  # noqa: B007
         free = [
             may and not ((at <= low and slope > 0) or (at >= high and slope < 0))
@@ -246,10 +259,11 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
         ]
         if free != held:
             held, mask = free, np.array(free, dtype=np.float64)
+            both_free, is_held = np.multiply.outer(mask, mask), 1.0 - mask
         if True not in free:
             ended = "converged"
             break
-        step = _step(curvature, gradient, mask, damping)
+        step = _step(curvature * both_free, gradient * mask, is_held, damping)
         if step is None:
             damping *= 10.0
             continue
@@ -276,11 +290,14 @@ def descend(problem: Problem, x: Floats, max_iterations: int, tolerance: float) 
     return Ended(x, value, curvature, iteration, ended)
 
 
-def _step(curvature: Floats, gradient: Floats, mask: Floats, damping: float) -> Floats | None:
-    """Damped Newton step [n] where ``mask`` is 1, 0 elsewhere; ``None`` where the curvature is not positive."""
-    damped = curvature * mask[:, None]
-    damped *= mask
-    flat = damped.reshape(-1)[:: len(damped) + 1]
-    flat += damping * flat + (1e-12 * float(flat.max()) + 1e-300) + (1.0 - mask)
-    _, step, info = dposv(damped, gradient * mask)
+def _step(curvature: Floats, gradient: Floats, is_held: Floats, damping: float) -> Floats | None:
+    """Damped Newton step [n]; ``None`` where the curvature is not positive.
+
+    ``curvature``, overwritten, and ``gradient`` are 0 where ``is_held`` is 1: the step stays 0 there.
+    """
+    flat = curvature.reshape(-1)[:: len(curvature) + 1]
+    least = 1e-12 * float(flat.max()) + 1e-300
+    flat *= 1.0 + damping
+    flat += is_held + least
+    _, step, info = dposv(curvature, gradient)
     return np.asarray(step) if info == 0 else None
