@@ -47,6 +47,9 @@ def serve(config_file: Path, mode: str | None) -> int:
     from .control import Wishes
     from .leader import Leadership
     from .loop import Loop
+    from .upkeep import keep_heap_whole
+
+    keep_heap_whole()
 
     def read() -> Config:
         from slurmsia.config.loader import load

@@ -14,7 +14,7 @@ from random import Random
 
 import click
 
-from .upkeep import Body, undisturbed
+from .upkeep import Body, keep_heap_whole, undisturbed
 
 #: name, GPUs per node, seconds per sample relative to the middle type
 _TYPES = (("a100", 8, 0.5), ("rtx", 8, 1.0), ("t4", 4, 2.0))
@@ -41,6 +41,7 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
     from .log import set_up
 
     set_up("text", "error")
+    keep_heap_whole()
     with tempfile.TemporaryDirectory(prefix="slurmsia-bench-") as folder:
         bench = _Bench(Path(folder), jobs, nodes, seed)
         bench.settle(mode)

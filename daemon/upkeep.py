@@ -29,6 +29,9 @@ _PAUSE_S = 0.05
 _DROP_EVERY_S = 600.0
 #: Free memory inside the heap goes back to the kernel this often; it takes milliseconds.
 _TRIM_EVERY_S = 600.0
+#: Of glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 #: What the command lines of the daemon's helpers contain.
 _HELPERS = ("slurmsia_daemon.api", os.path.join("slurmsia", "slurm", "worker.py"))
 
@@ -158,6 +161,18 @@ class Body:
             if any(word.endswith(helper) for word in words for helper in _HELPERS):
                 found.append(f"process {process.info['pid']} was left by an earlier daemon: {' '.join(words)[:120]}")
         return tuple(found)
+
+
+def keep_heap_whole() -> None:
+    """Before threads start: one heap for all of them, and blocks from 128 KiB on outside it, for years of uptime.
+
+    By default glibc gives each thread a heap of its own and learns to keep ever larger blocks inside; rounds then
+    leave holes that nothing fills. Nothing where the C library has no such call.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 1)
+        library.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 
 def trim() -> None:

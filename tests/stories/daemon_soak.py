@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from daemon_stage import NODES, TICK_S, Killed, Stage
 from slurmsia_daemon.control import Wish
-from slurmsia_daemon.upkeep import trim
+from slurmsia_daemon.upkeep import keep_heap_whole, trim
 
 from slurmsia.cluster import JobId, JobState
 from slurmsia.sim.honest_job import HonestJob, HonestSettings
@@ -324,6 +324,7 @@ def _rss_mb() -> float:
 def run(hours: float, seed: int) -> tuple[Soaked, float]:
     """Soak in a folder of its own; returns what was seen and the wall seconds."""
     logging.getLogger("slurmsia").setLevel(logging.CRITICAL)
+    keep_heap_whole()  # as the daemon does when it starts
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="slurmsia-soak-") as folder:
         seen = DaemonSoak(hours, seed, Path(folder)).soak()
