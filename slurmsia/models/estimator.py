@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..cluster import GpuType, JobId
-from ..declaration import Declaration, Level
-from ..history import HistorySource, JobHistory, JobKind, MemoryPoint, Observation, SimilarHistory
+from ..declaration import Declaration
+from ..history import HistorySource, JobHistory, JobKind, Observation, SimilarHistory
 from . import memory, noise, restart, shipped
 from .base import BatchLimits, EfficiencyModel, JobModel, RestartCost, ThroughputParams, TypeModel
 from .bias import Bias, learn
@@ -22,11 +22,10 @@ from .bootstrap import TypeFit, TypeRatio, estimate
 from .efficiency import UNKNOWN, from_gradient
 from .fit import fit
 from .groups import group, usable
+from .limits import batch_limits, local_max, virtual
 from .pipeline import PipelineFit, estimate_pipeline, fit_pipeline
 from .throughput import is_sane
 
-#: Total batch of jobs whose batch nobody knows: only ratios matter, and every GPU count must get whole samples.
-VIRTUAL_BATCH = 1 << 16
 #: How long an answer about similar jobs is good for.
 SIMILAR_AGE_S = 600.0
 #: A cold fit instead of a warm one when the loss has grown by this factor: the old start may sit in a wrong valley.
@@ -184,7 +183,7 @@ class Estimator:
         fits: dict[str, TypeFit] = {}
         fitted: dict[str, tuple[Observation, ...]] = {}
         if history is not None and history.likeness != "cluster":
-            seen = _virtual(history.observations) if throughput_only else history.observations
+            seen = virtual(history.observations) if throughput_only else history.observations
             for name, observations in _by_type(seen).items():
                 before = entry.observations.get(name, ()) if entry is not None else ()
                 if entry is not None and before and not _tells_more(before, observations, FEW_OF_SIMILAR):
@@ -223,14 +222,14 @@ class Estimator:
         similar = past.history if past is not None else None
         names = [t.name for t in types if not declaration.types or t.name in declaration.types]
         units = {name: declaration.unit_for(name) for name in names}
-        observations = _virtual(history.observations) if history.throughput_only else history.observations
+        observations = virtual(history.observations) if history.throughput_only else history.observations
         by_type = _by_type(observations)
         self._refit(entry, by_type, units)
-        batch = _batch_limits(declaration, history, by_type, similar, units)
+        batch = batch_limits(declaration, history, by_type, similar, units)
         lines = _memory_lines(entry, history, past)
         self._estimate(entry, declaration, kind, units, past, batch)
         limits = {
-            gpu_type.name: _local_max(gpu_type, declaration, batch, history.memory, lines.on(gpu_type.name), by_type)
+            gpu_type.name: local_max(gpu_type, declaration, batch, history.memory, lines.on(gpu_type.name), by_type)
             for gpu_type in types
             if gpu_type.name in units
         }
@@ -443,95 +442,6 @@ def _usual(observations: Sequence[Observation]) -> tuple[int, int, float]:
     """(nodes, GPUs, micro-batch) of most steps."""
     most = max(observations, key=lambda o: (o.count, -o.gpus, -o.local_batch), default=None)
     return (1, 1, 1.0) if most is None else (most.nodes, most.gpus, most.local_batch)
-
-
-def _virtual(observations: Iterable[Observation]) -> tuple[Observation, ...]:
-    """Observations of a job whose batch is unknown, restated as steps of one fixed virtual total batch.
-
-    What was measured is samples per second of each shape; with the total batch fixed, time per step is its inverse
-    and the micro-batch shrinks as GPUs are added, which is all the model needs (strong scaling).
-    """
-    restated = []
-    for o in observations:
-        if not usable(o):
-            continue
-        samples = o.local_batch * (o.accumulation + 1) * o.gpus * o.count
-        steps = samples / VIRTUAL_BATCH
-        if not (math.isfinite(steps) and steps > 0):
-            continue
-        # the relative spread of the reports is kept: it says how far to trust them
-        square = o.step_square_sum_s2 if o.step_square_sum_s2 > 0 else o.step_sum_s**2 / o.count
-        step = o.step_sum_s / steps
-        relative = square / (o.step_sum_s * (o.step_sum_s / o.count))
-        restated.append(
-            Observation(
-                o.gpu_type,
-                o.nodes,
-                o.gpus,
-                VIRTUAL_BATCH / o.gpus,
-                0,
-                o.count,
-                step * o.count,
-                relative * step * step * o.count,
-            )
-        )
-    return tuple(restated)
-
-
-def _batch_limits(
-    declaration: Declaration,
-    history: JobHistory,
-    by_type: Mapping[str, tuple[Observation, ...]],
-    similar: SimilarHistory | None,
-    units: Mapping[str, int],
-) -> BatchLimits:
-    low = declaration.local_min if declaration.local_min is not None else 1
-    if declaration.batch_min is not None and not history.throughput_only:
-        first = declaration.batch_min
-        last = max(declaration.batch_max or first, first)
-        adaptive = declaration.level is Level.ADAPTIVE and last > first
-        return BatchLimits(first, last if adaptive else first, low, declaration.local_max, adaptive)
-    if history.throughput_only:
-        return BatchLimits(VIRTUAL_BATCH, VIRTUAL_BATCH)
-    seen = _usual_batch([o for group in by_type.values() for o in group], units)
-    if seen is None and similar is not None and similar.likeness != "cluster":
-        seen = _usual_batch([o for o in similar.observations if usable(o)], units)
-    first = VIRTUAL_BATCH if seen is None else seen
-    return BatchLimits(first, first, 1 if seen is None else low, declaration.local_max if seen is not None else None)
-
-
-def _usual_batch(observations: Sequence[Observation], units: Mapping[str, int]) -> int | None:
-    """The total batch of most steps."""
-    counts: dict[int, float] = {}
-    for o in observations:
-        replicas = max(o.gpus // units.get(o.gpu_type, 1), 1)
-        total = round(min(replicas * o.local_batch * (o.accumulation + 1), 2.0**40))
-        counts[total] = counts.get(total, 0.0) + o.count
-    return max(max(sorted(counts), key=lambda total: counts[total]), 1) if counts else None
-
-
-def _local_max(
-    gpu_type: GpuType,
-    declaration: Declaration,
-    batch: BatchLimits,
-    points: Sequence[MemoryPoint],
-    line: memory.MemoryLine | None,
-    by_type: Mapping[str, tuple[Observation, ...]],
-) -> int | None:
-    """Largest micro-batch on a type; what has really run there always fits."""
-    if batch.initial == VIRTUAL_BATCH:
-        return None
-    ran = max((o.local_batch for o in by_type.get(gpu_type.name, ())), default=0.0)
-    total = gpu_type.memory_bytes
-    if total is None:
-        totals = [p.total_bytes for p in points if p.gpu_type == gpu_type.name and p.total_bytes is not None]
-        total = min(totals, default=None)
-    limit = memory.largest_local_batch(line, total, declaration.local_max)
-    if limit is None and batch.adaptive:
-        # nothing is known of memory: stay with what has run anywhere, or with what the job was submitted with
-        everywhere = max((o.local_batch for group in by_type.values() for o in group), default=0.0)
-        limit = max(round(everywhere), -(-batch.initial // max(declaration.min_gpus, 1)))
-    return None if limit is None else max(limit, round(min(ran, 2.0**40)))
 
 
 _NO_NOISE = noise.NoiseMap(())
