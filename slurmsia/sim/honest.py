@@ -34,6 +34,7 @@ from .honest_job import HonestJob, HonestSettings
 from .pooled import HistoryBook
 from .profiles import Profiles
 from .result import JobResult, RunResult, Segment
+from .round_times import TICK_S, RoundTimes, behind
 from .settings import SettingError
 from .submissions import submission
 from .workloads import TraceJob, Workload
@@ -41,8 +42,6 @@ from .workloads import TraceJob, Workload
 if TYPE_CHECKING:
     from .runner import RunSpec, Tick
 
-#: Seconds between two looks at the queue while moves fly (SLURM.md, manners).
-TICK_S = 2.0
 #: Longest pause between two looks while nothing at all happens in the cluster.
 QUIET_TICK_S = 20.0
 #: Rounds that may be skipped in a row when nothing but time has changed, and the longest pause that makes: leases
@@ -59,7 +58,8 @@ class HonestOptions:
 
     ``target_off``: jobs say that all their work is this many times what it is, 0 = they say nothing; ``target_lies``:
     each job says so many times more or less, by chance; ``own_scripts``: not 0 = no two jobs are similar;
-    ``all_rigid``: not 0 = every job has the size that its user asks for.
+    ``all_rigid``: not 0 = every job has the size that its user asks for; ``early_round_after_s``: rounds also when a
+    job came or ended, as the daemon's, at the soonest so long after the last one, 0 = every ``round_s`` only.
     """
 
     noise: float = 0.05
@@ -70,6 +70,7 @@ class HonestOptions:
     target_lies: float = 1.0
     own_scripts: float = 0.0
     all_rigid: float = 0.0
+    early_round_after_s: float = 0.0
 
     @staticmethod
     def of(own: Mapping[str, str]) -> HonestOptions:
@@ -151,29 +152,36 @@ class Simulation:
         waiting = list(reversed(self.workload.jobs))
         total = len(self.workload.jobs)
         interval = self.config.policy.round_s
-        next_round_s, next_look_s, last_end_s = interval, math.inf, 0.0
+        minute_s, next_look_s, last_end_s = interval, math.inf, 0.0
+        rounds = RoundTimes(interval, self.options.early_round_after_s)
         next_failure_s = self._draw_failure(0.0)
         while self.ended < total:
             next_submit_s = waiting[-1].submit_s if waiting else math.inf
-            if self.ended == len(self.traces) and next_submit_s > next_round_s:
-                next_round_s += math.floor((next_submit_s - next_round_s) / interval) * interval
-            at_s = min(next_submit_s, next_round_s, next_look_s, next_failure_s, self._next_repair_s())
+            if self.ended == len(self.traces):
+                minute_s = behind(minute_s, next_submit_s, interval)
+                rounds.idle_until(next_submit_s)
+            at_s = min(next_submit_s, minute_s, rounds.next_s, next_look_s, next_failure_s, self._next_repair_s())
             self.emulator.run_until(at_s)
             while waiting and waiting[-1].submit_s <= at_s:
                 self._submit(waiting.pop())
                 last_end_s = at_s
             if at_s >= min(next_failure_s, self._next_repair_s()):
                 next_failure_s = self._break_and_repair(at_s, next_failure_s)
-            if at_s >= next_round_s:
-                next_round_s += interval
+            if at_s >= minute_s:
+                minute_s += interval
                 last_end_s = at_s if self._count_ended() else last_end_s
                 if self.ended < len(self.traces):
-                    self._round(at_s)
-                    next_look_s = at_s if self.actor.flights else math.inf
+                    self._count(len(self.traces) - self.ended)
                 if tick is not None:
                     tick(self.ended, at_s)
                 if at_s - last_end_s > STUCK_S:
                     raise RuntimeError(f"{self.workload.name}: no job has ended for {STUCK_S / 86400:.0f} days")
+            if at_s >= rounds.next_s:
+                last_end_s = at_s if self._count_ended() else last_end_s
+                queue, flying = (len(self.traces), self.ended), bool(self.actor.flights)
+                if rounds.due(at_s, queue, flying, next_look_s) and self.ended < len(self.traces):
+                    self._round(at_s)
+                    next_look_s = at_s if self.actor.flights else math.inf
             if at_s >= next_look_s:
                 next_look_s = self._look(at_s)
 
@@ -228,7 +236,6 @@ class Simulation:
     # what the daemon does
 
     def _round(self, now_s: float) -> None:
-        self._count(len(self.traces) - self.ended)
         if not self.managed or self._nothing_new():
             return
         snapshot = self.client.snapshot()

@@ -214,6 +214,12 @@ def test_the_default_options_of_robustness_end_every_job(small: RunSpec, option:
         assert all(len({s.gpus for s in job.segments}) == 1 for job in result.jobs)
 
 
+def test_with_early_rounds_jobs_start_sooner_after_they_came(small: RunSpec) -> None:
+    plain, early = run_one(small), run_one(changed(small, options=("early_round_after_s=10",)))
+    waits = [sum(job.start_s - job.submit_s for job in run.jobs) for run in (plain, early)]
+    assert waits[1] < 0.7 * waits[0]
+
+
 @pytest.mark.parametrize("policy", ["fifo", "gavel"])
 def test_a_job_that_only_waits_for_room_is_never_left_to_slurm(
     small: RunSpec, policy: str, monkeypatch: pytest.MonkeyPatch
