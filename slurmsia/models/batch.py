@@ -33,7 +33,7 @@ class Columns:
 
     def take(self, index: Index) -> Columns:
         """The entries at ``index``."""
-        return Columns(self.table[:, index])
+        return Columns(self.table.take(index, axis=1))
 
 
 #: Measured micro-batches compete with the smooth optimum when they are within this factor of it.

@@ -360,8 +360,10 @@ def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:
     feasible = present & (np.mod(gpus[None, :], per_replica) == 0) & (per_type[:, column_type, 9] >= 1)
     rows, columns = np.nonzero(feasible)
     if len(rows):
-        entry = per_type[rows, column_type[columns]].T
-        job = per_job[rows].T
+        # copies with one row per quantity: what follows reads each of them whole, several times
+        fields = np.ascontiguousarray(per_type.reshape(-1, per_type.shape[2]).T)
+        entry = fields.take(rows * len(types) + column_type[columns], axis=1)
+        job = np.ascontiguousarray(per_job.T).take(rows, axis=1)
         replicas = gpus[columns] / entry[10]
         across = nodes[columns] > 1
         more = np.maximum(replicas - 2.0, 0.0)
