@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 from .base import Knots, ThroughputParams, TypeModel
 from .fit import Fit, prior_params
@@ -36,7 +35,7 @@ class TypeFit:
     """One type's fit with what was observed: largest GPU count, whether several GPUs ran, mean micro-batch.
 
     ``knots``: measured deviations; ``rel_error``: one standard deviation of step time inside the observed range;
-    ``usual``: (nodes, GPUs, micro-batch) of most steps.
+    ``usual``: (nodes, GPUs, micro-batch) of most steps; ``steps_s``: what `step_s` has worked out so far.
     """
 
     gpu_type: str
@@ -47,6 +46,15 @@ class TypeFit:
     rel_error: float
     knots: Knots = ()
     usual: tuple[int, int, float] = (1, 1, 1.0)
+    steps_s: dict[tuple[int, int, float], float] = field(default_factory=dict, compare=False, repr=False)
+
+    def step_s(self, usual: tuple[int, int, float]) -> float:
+        """Predicted seconds of a step at (nodes, GPUs, micro-batch); every round asks again for most."""
+        known = self.steps_s.get(usual)
+        if known is None:
+            model = TypeModel(self.gpu_type, self.fit.params, "fit", self.rel_error, knots=self.knots)
+            known = self.steps_s[usual] = max(float(model_step_time(model, *usual)), 1e-12)
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +138,7 @@ def _like_others(
     level, variance = 0.0, SIMILAR_SPREAD**2
     for fit in common:
         other = similar[fit.gpu_type]
-        seen = math.log(
-            _step_s(other.fit.params, other.knots, fit.usual) / _step_s(fit.fit.params, fit.knots, fit.usual)
-        )
+        seen = math.log(other.step_s(fit.usual) / fit.step_s(fit.usual))
         if mine is not None and abs(seen) > math.log(MOST_UNLIKE):
             return None
         error = math.sqrt(fit.rel_error**2 + other.rel_error**2 + between_types**2)
@@ -157,13 +163,6 @@ def _slower(params: ThroughputParams, factor: float) -> ThroughputParams:
     """Parameters of a job all of whose times are ``factor`` times as long."""
     times = ("alpha_c", "beta_c", "alpha_n", "beta_n", "alpha_r", "beta_r")
     return replace(params, **{name: max(getattr(params, name) * factor, LOWEST_S) for name in times})
-
-
-@lru_cache(maxsize=256)
-def _step_s(params: ThroughputParams, knots: Knots, usual: tuple[int, int, float]) -> float:
-    """Seconds of a step that a fit predicts for (nodes, GPUs, micro-batch); every round asks again for most."""
-    model = TypeModel("", params, "fit", 0.0, knots=knots)
-    return max(float(model_step_time(model, *usual)), 1e-12)
 
 
 def _nearest(gpu_type: str, fits: Mapping[str, TypeFit], several: bool = False) -> TypeFit | None:
