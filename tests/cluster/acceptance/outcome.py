@@ -144,7 +144,10 @@ def _shape(found: list[Any] | None) -> Shape | None:
 
 
 def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared: Sequence[int]) -> Outcome:
-    """Read accounting (once it has every end), the daemon's store, and what the jobs wrote of themselves."""
+    """Read accounting (once it has every end), the daemon's store, and what the jobs wrote of themselves.
+
+    No move may be made meanwhile: the daemon is stopped, or every declared job has ended.
+    """
     jobs = {*declared, *undeclared}
 
     def accounted() -> dict[int, list[Run]]:
@@ -158,7 +161,7 @@ def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared
         )
         return runs if settled else {}
 
-    runs = cluster.wait_for(accounted, 60, "accounting to know how every job ended", every=1.0)
+    cluster.wait_for(accounted, 60, "accounting to know how every job ended", every=1.0)
     argv = ["env", "-C", PROJECT, VENV_PYTHON, "-m", "tests.cluster.acceptance.ledger", CONFIG]
     entries = json.loads(cluster.run(argv, user="slurm").stdout)
     moves = [
@@ -169,6 +172,19 @@ def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared
         )
         for entry in entries
     ]  # fmt: skip
+    made = [
+        (move.job, move.edited_s)
+        for move in moves
+        if move.state == "verified" and move.kind in ("start", "move") and move.edited_s is not None
+    ]
+
+    def complete() -> dict[int, list[Run]]:
+        # slurmctld tells slurmdbd of a start seconds later on a busy machine; accounting knows whole seconds
+        runs = accounted()
+        behind = all(any((run.start_s or 0.0) > at_s - 1.0 for run in runs.get(job, ())) for job, at_s in made)
+        return runs if behind else {}
+
+    runs = cluster.wait_for(complete, 60, "accounting to know the run behind every verified move", every=1.0)
     view: dict[int, list[tuple[float, Shape]]] = {}
     for job in declared:
         for line in cluster.read(f"/home/alice/runs.{job}").splitlines():

@@ -135,6 +135,7 @@ def test_undeclared_jobs_get_their_turn_on_nodes_that_declared_jobs_hold(cluster
             job: cluster.run(["tail", "-n", "20", f"/home/alice/slurm-{job}.out"], check=False).stdout for job in gone
         }
         assert left == {str(job) for job in declared}, f"declared jobs are gone: {outputs}; left: {left}"
+        daemon.stop()
         outcome = read_outcome(cluster, declared, undeclared)
         print(f"\nundeclared jobs of {LARGE} among declared ones on Slurm {cluster.suite.slurm}\n{outcome}")
         problems = judge(outcome, ended=False)
