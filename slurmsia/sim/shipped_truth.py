@@ -6,13 +6,14 @@ tests, not for claims: those need measured profiles. Reads only the package's da
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from ..models.base import ThroughputParams
-from ..models.shipped import Application, applications
+from ..models.shipped import applications
 from ..models.throughput import overlap, sync_time
 from .applications import GPUS_PER_NODE, PROFILED_NODES
 from .profiles import ApplicationTruth, Placement, ProfileError, TypeProfile
@@ -53,9 +54,10 @@ def shipped_truth(name: str, work: float) -> ShippedTruth:
         variance=np.full((len(sizes), EPOCHS), variance),
     )
     for gpu_type in app.types:
-        profile = _profile(app, gpu_type)
+        profile = _profile(name, gpu_type)
         if profile is not None:
-            truth._types[gpu_type] = profile
+            # the tables are shared; what a job has looked up in them goes with the job
+            truth._types[gpu_type] = replace(profile, _times={}, _placement_local_max={}, _gpus_local_max={})
     return truth
 
 
@@ -68,7 +70,10 @@ def _sizes(smallest: int, largest: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _profile(app: Application, gpu_type: str) -> TypeProfile | None:
+@cache
+def _profile(name: str, gpu_type: str) -> TypeProfile | None:
+    """One for all jobs of an application: how much work they have changes none of it."""
+    app = applications()[name]
     model = app.types[gpu_type]
     if not isinstance(model.params, ThroughputParams):
         return None
