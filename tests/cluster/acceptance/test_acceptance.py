@@ -13,6 +13,8 @@ from outcome import judge, read_outcome
 LEVELS = ("adaptive", "adaptive", "restartable", "restartable", "moldable", "rigid")
 APPLICATIONS = ("cifar10", "bert", "deepspeech2", "yolov3")
 FULL = bool(os.environ.get("SLURMSIA_ACCEPTANCE_FULL"))
+#: A policy by name drives the same run without any other change: SLURMSIA_ACCEPTANCE_POLICY=goodput.
+POLICY = {"policy.name": os.environ.get("SLURMSIA_ACCEPTANCE_POLICY", "sia")}
 DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 900.0) if FULL else (10, 5, 40.0, 240.0)
 LEAST_MOVES = 10 if FULL else 4
 #: Long enough for jobs to meet: they compete for the fastest GPUs, and move there as those become free.
@@ -74,7 +76,7 @@ def test_declared_jobs_move_undeclared_ones_are_untouched_and_every_allocation_i
     cluster: ClusterHandle,
 ) -> None:
     draw = random.Random(7)
-    daemon = LiveDaemon(cluster)
+    daemon = LiveDaemon(cluster, dict(POLICY))
     daemon.prepare()
     daemon.start()
     try:
@@ -106,7 +108,7 @@ LARGE = (("rtx", 8), ("a100", 2))
 @pytest.mark.timeout(600)
 @pytest.mark.slurm("forky", "trixie", "bookworm")
 def test_undeclared_jobs_get_their_turn_on_nodes_that_declared_jobs_hold(cluster: ClusterHandle) -> None:
-    daemon = LiveDaemon(cluster)
+    daemon = LiveDaemon(cluster, dict(POLICY))
     daemon.prepare()
     daemon.start()
     declared = {}
