@@ -179,7 +179,7 @@ def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared
     ]
 
     def complete() -> dict[int, list[Run]]:
-        # slurmctld tells slurmdbd of a start seconds later on a busy machine; accounting knows whole seconds
+        # slurmctld may tell slurmdbd of a start only later; accounting knows whole seconds
         runs = accounted()
         behind = all(any((run.start_s or 0.0) > at_s - 1.0 for run in runs.get(job, ())) for job, at_s in made)
         return runs if behind else {}
