@@ -166,8 +166,8 @@ class Body:
 def keep_heap_whole() -> None:
     """Before threads start: one heap for all of them, and blocks from 128 KiB on outside it, for years of uptime.
 
-    By default glibc gives each thread a heap of its own and learns to keep ever larger blocks inside; rounds then
-    leave holes that nothing fills. Nothing where the C library has no such call.
+    By default glibc gives each thread a heap of its own and learns to keep ever larger blocks inside, and rounds
+    then leave holes. Nothing where the C library has no such call.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
