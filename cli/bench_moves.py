@@ -16,8 +16,9 @@ import click
 
 from slurmsia.cluster import JobState, Shape, Snapshot
 from slurmsia.config.site import GpuTypeSection
-from slurmsia.moves.act import Actor, MemoryMoveLog
+from slurmsia.moves.act import Actor
 from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.log import MemoryMoveLog
 from slurmsia.plan import Plan, Target, TargetKind
 from slurmsia.slurm.emulator import Emulator, FixedWork, Submission, gang
 

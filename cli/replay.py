@@ -120,7 +120,7 @@ def replay(
             sys.exit(1)
     config = reconfigured(stored.config_text, policy, options)
     plan = decide(stored.snapshot, stored.models, stored.standing, config)
-    same = codec.to_json(Plan, plan) == stored.plan_json
+    same = codec.to_json(Plan, plan) == codec.to_json(Plan, stored.plan)
     listed = changes(stored.plan, plan)
     if as_json:
         moved = [{"job": job_id, "then": then, "now": now} for job_id, then, now in listed]

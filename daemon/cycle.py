@@ -22,7 +22,8 @@ from slurmsia.declaration import Declaration, DeclarationError, parse
 from slurmsia.models.base import JobModel
 from slurmsia.models.estimator import Estimator
 from slurmsia.models.goodput import GoodputTable
-from slurmsia.moves.act import Actor, Fenced, Tick
+from slurmsia.moves.act import Actor, Tick
+from slurmsia.moves.log import Fenced
 from slurmsia.moves.move import Move
 from slurmsia.moves.standings import StandingBook
 from slurmsia.plan import Plan, TargetKind

@@ -14,8 +14,8 @@ from typing import Protocol
 from slurmsia.cluster import Allocation, Job, JobId, JobState, Snapshot
 from slurmsia.history import Report
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.moves.act import Fenced
 from slurmsia.moves.channel import ReportedJobs
+from slurmsia.moves.log import Fenced
 from slurmsia.moves.move import Move, MoveKind
 from slurmsia.moves.standings import StandingBook
 from slurmsia.store import Fenced as StoreFenced

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from slurmsia.moves.act import Fenced
+from slurmsia.moves.log import Fenced
 from slurmsia.store import Store
 
 #: A lease not renewed for this long is free to take: the second daemon takes over within 30 s.
@@ -55,7 +55,7 @@ class Leadership:
         return None
 
     def renew(self, store: Store) -> None:
-        """Keep the lease, at most every few seconds. Raises `act.Fenced` when another daemon has taken it."""
+        """Keep the lease, at most every few seconds. Raises `Fenced` when another daemon has taken it."""
         if self.generation is None or time.monotonic() - self._renewed < LEASE_S / 4:
             return
         if not store.renew_lease(self.holder, self.generation, LEASE_S):

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from slurmsia import __version__
 from slurmsia.config import Config, ConfigError
-from slurmsia.moves.act import Fenced
+from slurmsia.moves.log import Fenced
 from slurmsia.moves.move import Move, Phase
 from slurmsia.store import OperatorAction, StoreError
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from slurmsia.moves.act import Fenced
+from slurmsia.moves.log import Fenced
 
 from .metrics import Metrics
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from ..cluster import Job, JobId, JobState, Node, Snapshot
 from ..deciding.eligibility import is_declared
@@ -27,52 +26,12 @@ from ..slurm.client import (
 from ..standing import Standing
 from .channel import JobChannel, JobNews, SilentJobs
 from .leases import due_renewals
+from .log import Fenced, LogAway, MoveLog
 from .move import Action, ActionKind, Event, EventKind, Limits, Move, MoveKind, Phase
 from .planned import Admission, admit
 from .quiet import Quiet
 from .room import Room, leaves_soon
 from .table import derive, step
-
-
-class Fenced(Exception):
-    """A newer leader exists: stop acting at once."""
-
-
-class LogAway(Exception):
-    """The log of moves cannot be written or read now: nothing may be done, for any job."""
-
-
-class MoveLog(Protocol):
-    """The write-ahead log of moves. `save` returns only when the move is durable."""
-
-    def save(self, move: Move) -> None:
-        """Remember the move in its present phase, final phases too.
-
-        Raises `Fenced` when a newer leader exists, `LogAway` when nothing can be remembered now.
-        """
-        ...
-
-    def unfinished(self) -> Sequence[Move]:
-        """Moves that are not in a final phase, as last saved."""
-        ...
-
-
-class MemoryMoveLog:
-    """A move log in memory, for the simulator and for tests of crashes."""
-
-    def __init__(self) -> None:
-        self.moves: dict[str, Move] = {}
-        self.writes = 0
-
-    def save(self, move: Move) -> None:
-        self.writes += 1
-        if move.phase.final:
-            self.moves.pop(move.cause, None)
-        else:
-            self.moves[move.cause] = move
-
-    def unfinished(self) -> Sequence[Move]:
-        return tuple(self.moves.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +144,7 @@ class Actor:
             generation=self.generation,
             refused=self._backing_off(snapshot),
         )
-        for move in admission.moves:
-            self.log.save(move)
-            self.flights[move.job_id] = move
+        self.flights.update({move.job_id: move for move in self.log.begin(admission.moves)})
         self._renew(admission, snapshot, standings)
         self._let_go(targets.keys(), snapshot, {t.job_id for t in plan.targets if t.kind is TargetKind.LEAVE})
         self._mend_strays(snapshot, standings)

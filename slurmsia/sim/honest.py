@@ -21,9 +21,10 @@ from ..history import JobKind, Report
 from ..models.base import JobModel
 from ..models.estimator import Estimator
 from ..models.goodput import GoodputTable
-from ..moves.act import Actor, MemoryMoveLog
+from ..moves.act import Actor
 from ..moves.channel import JobNews
 from ..moves.leases import limits_of
+from ..moves.log import MemoryMoveLog
 from ..moves.standings import StandingBook
 from ..plan import Plan
 from ..round import decide

@@ -11,12 +11,14 @@ import json
 import math
 import types
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import orjson
 
 from .errors import UndecodableBody
 
@@ -27,8 +29,15 @@ T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
 
-#: Keys are sorted where mappings are built, which is cheaper than in the writer.
-_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_patient = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+
+def _text(plain: Any) -> str:
+    """JSON of what is JSON's own. Keys are sorted where mappings are built, which is cheaper than in the writer."""
+    try:
+        return orjson.dumps(plain).decode()
+    except TypeError:  # half a surrogate pair in a user's text, an integer of more than 64 bits
+        return _patient(plain)
 
 
 def to_json(kind: Any, value: Any) -> bytes:
@@ -48,8 +57,43 @@ def mapping_text(texts: Mapping[str, str]) -> str:
 
 def with_texts(kind: type, value: Any, texts: Mapping[str, str]) -> str:
     """`to_text` of a dataclass; ``texts``: canonical JSON of some of its fields, where that is known already."""
-    fields_of = {name: hint for name, hint, _ in _compared_fields(kind)}
-    return mapping_text({n: texts.get(n) or to_text(hint, getattr(value, n)) for n, hint in fields_of.items()})
+    return "{" + ",".join(
+        f"{key}:{texts.get(name) or _text(convert(getattr(value, name)))}" for name, key, convert in _parts(kind)
+    ) + "}"  # fmt: skip
+
+
+@cache
+def _parts(kind: type) -> tuple[tuple[str, str, Convert], ...]:
+    """(name, its text, encoder) of a dataclass's fields, in the order in which they are written."""
+    return tuple((name, _text(name), _encoder(hint)) for name, hint, _ in sorted(_compared_fields(kind), key=_by_name))
+
+
+class Kept:
+    """Texts of the values written last, so that what stayed the same since is not written out again.
+
+    A value is known by its type and ``key``; `turn` forgets what was not asked for since the last turn.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[type, Hashable], tuple[Any, str]] = {}
+        self._now: dict[tuple[type, Hashable], tuple[Any, str]] = {}
+
+    def text(self, kind: type, key: Hashable, value: Any) -> str:
+        """`to_text`, taken from the last turn where the value there is this one or equal to it."""
+        known = self._before.get((kind, key))
+        if known is None or not (known[0] is value or known[0] == value):
+            known = (value, to_text(kind, value))
+        self._now[kind, key] = known
+        return known[1]
+
+    def turn(self) -> None:
+        """The values asked for since the last turn are the ones remembered from now on."""
+        self._before, self._now = self._now, {}
+
+
+def sequence_text(texts: Iterable[str]) -> str:
+    """Canonical JSON of a sequence whose items are canonical JSON already."""
+    return f"[{','.join(texts)}]"
 
 
 def plain_json(value: Any) -> str:
@@ -98,6 +142,10 @@ def _compared_fields(kind: type) -> tuple[tuple[str, Any, Any], ...]:
     """(name, type, default or MISSING-factory result) of the fields that make up the value."""
     hints = get_type_hints(kind)
     return tuple((f.name, hints[f.name], f) for f in fields(kind) if f.compare)
+
+
+def _by_name(field: tuple[str, Any, Any]) -> str:
+    return field[0]
 
 
 def _members(kind: Any) -> tuple[Any, ...] | None:
@@ -161,7 +209,7 @@ def _encoder(kind: Any) -> Convert:
 
 def _dataclass_encoder(kind: type) -> Convert:
     """Fields are fetched at once and converted only where they are not what JSON takes: a round has a million."""
-    hints = {name: hint for name, hint, _ in sorted(_compared_fields(kind), key=lambda field: field[0])}
+    hints = {name: hint for name, hint, _ in sorted(_compared_fields(kind), key=_by_name)}
     if len(hints) < 2:  # attrgetter of one name gives no tuple
         return lambda value: {name: _encoder(hint)(getattr(value, name)) for name, hint in hints.items()}
     names, fetch = tuple(hints), attrgetter(*hints)

@@ -7,85 +7,123 @@ that already took effect changes nothing; a write of an older lease generation i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from ..cluster import JobId
 from . import codec
 from .engine import Database, DbRow
 from .errors import Fenced, StoreConflict
-from .identity import current_rows
+from .identity import chunks, current_rows
 from .lease import fence
 from .records import MoveEvent, MoveRecord, OperatorAction
 from .schema import Job, Move, MoveEventRow, OperatorActionRow
 
 
-def record_intent(db: Database, connection: Connection, cluster_id: int, lease_name: str, move: MoveRecord) -> None:
-    """Write the intent. Raises `Fenced`, and `StoreConflict` when the job has another unfinished move."""
-    fence(connection, lease_name, move.generation)
-    job = current_rows(connection, cluster_id, [move.job_id]).get(move.job_id)
-    if job is None:
-        raise StoreConflict(f"job {move.job_id}: no such job in the store; record the snapshot before its moves")
-    target = codec.plain_json(move.target)
-    stored = connection.execute(select(Move.job_id, Move.target_json).where(Move.id == move.move_id)).one_or_none()
-    if stored is not None:
-        if stored.job_id != job.id or stored.target_json != target:
-            raise StoreConflict(f"move {move.move_id} is already stored with another job or target")
-        return
-    other = connection.execute(
-        select(Move.id).where(Move.job_id == job.id, Move.ended_s.is_(None))
-    ).scalar_one_or_none()
-    if other is not None:
-        raise StoreConflict(f"job {move.job_id}: move {other} is not finished; end it before move {move.move_id}")
-    connection.execute(
-        db.insert(Move).values(
-            id=move.move_id, job_id=job.id, round_id=move.round_id, state=move.state, target_json=target,
-            cause=move.cause, generation=move.generation, created_s=move.created_s,
-            updated_s=move.created_s if move.updated_s is None else move.updated_s, ended_s=move.ended_s,
+def record_intents(
+    db: Database, connection: Connection, cluster_id: int, lease_name: str, moves: Sequence[MoveRecord]
+) -> None:
+    """Write intents. Raises `Fenced`, and `StoreConflict` when a job has another unfinished move."""
+    _fence(connection, lease_name, (move.generation for move in moves))
+    jobs = current_rows(connection, cluster_id, [move.job_id for move in moves])
+    for move in moves:
+        if move.job_id not in jobs:
+            raise StoreConflict(f"job {move.job_id}: no such job in the store; record the snapshot before its moves")
+    owners = sorted({jobs[move.job_id].id for move in moves})
+    known: dict[str, DbRow] = {}
+    unfinished: dict[int, str] = {}
+    for part in chunks([move.move_id for move in moves]):
+        statement = select(Move.id, Move.job_id, Move.target_json).where(Move.id.in_(part))
+        known.update({row.id: row for row in connection.execute(statement)})
+    for part in chunks(owners):
+        open_moves = select(Move.id, Move.job_id).where(Move.job_id.in_(part), Move.ended_s.is_(None))
+        unfinished.update({row.job_id: row.id for row in connection.execute(open_moves)})
+    rows = []
+    for move in moves:
+        job, target = jobs[move.job_id], codec.plain_json(move.target)
+        stored = known.get(move.move_id)
+        if stored is not None:
+            if stored.job_id != job.id or stored.target_json != target:
+                raise StoreConflict(f"move {move.move_id} is already stored with another job or target")
+            continue
+        other = unfinished.setdefault(job.id, move.move_id)
+        if other != move.move_id:
+            raise StoreConflict(f"job {move.job_id}: move {other} is not finished; end it before move {move.move_id}")
+        rows.append({
+            "id": move.move_id, "job_id": job.id, "round_id": move.round_id, "state": move.state,
+            "target_json": target, "cause": move.cause, "generation": move.generation, "created_s": move.created_s,
+            "updated_s": move.created_s if move.updated_s is None else move.updated_s, "ended_s": move.ended_s,
+        })  # fmt: skip
+    if rows:
+        connection.execute(db.insert(Move), rows)
+
+
+def record_events(db: Database, connection: Connection, lease_name: str, events: Sequence[MoveEvent]) -> None:
+    """Write one transition of each of some moves. Raises `Fenced`; `StoreConflict` for an unknown move or an event
+    after its end."""
+    _fence(connection, lease_name, (happened.generation for happened in events))
+    moves: dict[str, DbRow] = {}
+    known: dict[tuple[str, int], DbRow] = {}
+    for part in chunks(sorted({happened.move_id for happened in events})):
+        of_moves = select(Move.id, Move.state, Move.generation, Move.ended_s).where(Move.id.in_(part))
+        moves.update({row.id: row for row in connection.execute(of_moves.order_by(Move.id).with_for_update())})
+        of_events = select(MoveEventRow.move_id, MoveEventRow.seq, MoveEventRow.event, MoveEventRow.to_state).where(
+            MoveEventRow.move_id.in_(part)
         )
+        known.update({(row.move_id, row.seq): row for row in connection.execute(of_events)})
+    new = [happened for happened in events if _is_new(happened, moves.get(happened.move_id), known)]
+    if not new:
+        return
+    connection.execute(
+        db.insert(MoveEventRow),
+        [
+            {
+                "move_id": happened.move_id, "seq": happened.seq, "t_s": happened.t_s, "event": happened.event,
+                "from_state": happened.from_state, "to_state": happened.to_state, "cause": happened.cause,
+                "detail": happened.detail, "actions_json": codec.plain_json(happened.actions),
+                "generation": happened.generation,
+            }
+            for happened in new
+        ],
+    )  # fmt: skip
+    connection.execute(
+        update(Move).where(Move.id == bindparam("b_id")).values(
+            state=bindparam("b_state"), updated_s=bindparam("b_t"), generation=bindparam("b_generation"),
+            ended_s=bindparam("b_ended"),
+        ),
+        [
+            {
+                "b_id": happened.move_id, "b_state": happened.to_state, "b_t": happened.t_s,
+                "b_generation": happened.generation, "b_ended": happened.t_s if happened.ends else None,
+            }
+            for happened in new
+        ],
     )  # fmt: skip
 
 
-def record_event(db: Database, connection: Connection, lease_name: str, happened: MoveEvent) -> None:
-    """Write one transition. Raises `Fenced`; `StoreConflict` for an unknown move or an event after its end."""
-    fence(connection, lease_name, happened.generation)
-    move = connection.execute(
-        select(Move.state, Move.generation, Move.ended_s).where(Move.id == happened.move_id).with_for_update()
-    ).one_or_none()
+def _is_new(happened: MoveEvent, move: DbRow | None, known: Mapping[tuple[str, int], DbRow]) -> bool:
+    """Whether a transition is still to be written; what must not be written raises."""
     if move is None:
         raise StoreConflict(f"move {happened.move_id} is unknown; its intent was never recorded")
     if move.generation > happened.generation:
         raise Fenced(happened.generation, move.generation, "a newer leader of this move")
-    row = {
-        "move_id": happened.move_id, "seq": happened.seq, "t_s": happened.t_s, "event": happened.event,
-        "from_state": happened.from_state, "to_state": happened.to_state, "cause": happened.cause,
-        "detail": happened.detail, "actions_json": codec.plain_json(happened.actions),
-        "generation": happened.generation,
-    }  # fmt: skip
-    stored = connection.execute(
-        select(MoveEventRow.event, MoveEventRow.to_state).where(
-            MoveEventRow.move_id == happened.move_id, MoveEventRow.seq == happened.seq
-        )
-    ).one_or_none()
+    stored = known.get((happened.move_id, happened.seq))
     if stored is not None:
         if (stored.event, stored.to_state) != (happened.event, happened.to_state):
             raise StoreConflict(
                 f"move {happened.move_id}: event {happened.seq} is stored as {stored.event} -> {stored.to_state}"
             )
-        return
+        return False
     if move.ended_s is not None:
         raise StoreConflict(f"move {happened.move_id} ended in state {move.state}; no event may follow")
-    connection.execute(db.insert(MoveEventRow).values(**row))
-    connection.execute(
-        update(Move)
-        .where(Move.id == happened.move_id)
-        .values(
-            state=happened.to_state, updated_s=happened.t_s, generation=happened.generation,
-            ended_s=happened.t_s if happened.ends else None,
-        )
-    )  # fmt: skip
+    return True
+
+
+def _fence(connection: Connection, lease_name: str, generations: Iterable[int]) -> None:
+    for generation in sorted(set(generations)):
+        fence(connection, lease_name, generation)
 
 
 def _move(row: DbRow) -> MoveRecord:

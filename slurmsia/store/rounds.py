@@ -10,13 +10,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, select, update
 
-from ..cluster import JobId, Snapshot
-from ..models.base import JobModel
+from ..cluster import Job as SlurmJob
+from ..cluster import JobId, Node, Snapshot
+from ..models.base import JobModel, TypeModel
 from ..plan import Plan, TargetKind, Verdict
 from ..standing import Standing
 from . import codec
@@ -56,8 +58,11 @@ class EncodedRound:
     standings: Mapping[JobId, str]
 
 
-def encode(record: RoundRecord) -> EncodedRound:
-    """Everything that costs time and needs no database."""
+def encode(record: RoundRecord, kept: codec.Kept) -> EncodedRound:
+    """Everything that costs time and needs no database. ``kept``: what the last round wrote, most of it unchanged.
+
+    Bodies are compressed beside the encoding of the next one: zlib lets go of the interpreter.
+    """
     plan = record.plan
     config = canonical(record.config_text)
     parsed = json.loads(config)
@@ -71,16 +76,38 @@ def encode(record: RoundRecord) -> EncodedRound:
         "moves": sum(target.kind in _MOVING for target in plan.targets),
         "times_json": codec.plain_json(record.times_s), "generation": record.generation,
     }  # fmt: skip
-    standings = {job_id: codec.to_text(Standing, standing) for job_id, standing in record.standing.items()}
-    said = [codec.to_text(Verdict, verdict) for verdict in plan.verdicts]
-    body = {
-        "snapshot": codec.pack(Snapshot, record.snapshot),
-        "plan": codec.pack_text(codec.with_texts(Plan, plan, {"verdicts": f"[{','.join(said)}]"})),
-        "models": codec.pack(_MODELS, record.models),
-        "standing": codec.pack_text(codec.mapping_text(standings)),
-    }
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="compress") as beside:
+        packing = {"models": beside.submit(codec.pack_text, _models_text(record.models, kept))}
+        packing["snapshot"] = beside.submit(codec.pack_text, _snapshot_text(record.snapshot, kept))
+        said = [kept.text(Verdict, verdict.job_id, verdict) for verdict in plan.verdicts]
+        plan_text = codec.with_texts(Plan, plan, {"verdicts": codec.sequence_text(said)})
+        packing["plan"] = beside.submit(codec.pack_text, plan_text)
+        standings = {job_id: codec.to_text(Standing, standing) for job_id, standing in record.standing.items()}
+        packing["standing"] = beside.submit(codec.pack_text, codec.mapping_text(standings))
+        body = {name: packed.result() for name, packed in packing.items()}
+    kept.turn()
     verdicts = {verdict.job_id: (verdict, text) for verdict, text in zip(plan.verdicts, said, strict=True)}
     return EncodedRound(record, config, row, body, verdicts, standings)
+
+
+def _snapshot_text(snapshot: Snapshot, kept: codec.Kept) -> str:
+    """Jobs and nodes are most of a snapshot, and few of them change within a round."""
+    return codec.with_texts(Snapshot, snapshot, {
+        "jobs": codec.sequence_text(kept.text(SlurmJob, job.id, job) for job in snapshot.jobs),
+        "nodes": codec.sequence_text(kept.text(Node, node.name, node) for node in snapshot.nodes),
+    })  # fmt: skip
+
+
+def _models_text(models: Mapping[JobId, JobModel], kept: codec.Kept) -> str:
+    """What a job is on each GPU type is most of its model, and stays until it is fitted again."""
+    return codec.mapping_text({
+        job_id: codec.with_texts(JobModel, model, {
+            "types": codec.mapping_text({
+                name: kept.text(TypeModel, (job_id, name), fitted) for name, fitted in model.types.items()
+            }),
+        })
+        for job_id, model in models.items()
+    })  # fmt: skip
 
 
 def write_round(

@@ -54,6 +54,7 @@ class Store:
         self._seen: dict[JobId, tuple[int, Any]] | None = None
         self._histories: dict[JobId, JobHistory] = {}
         self._standings: dict[int, str] = {}
+        self._kept = codec.Kept()
 
     @classmethod
     def open(
@@ -193,7 +194,7 @@ class Store:
 
         Saving a round again (same cluster and time) changes nothing and returns the first one's id.
         """
-        encoded = rounds.encode(record)
+        encoded = rounds.encode(record, self._kept)
         with self._writing(record.generation) as (connection, cluster_id):
             self._see(connection, cluster_id, record.snapshot)
             assert self._seen is not None
@@ -209,12 +210,20 @@ class Store:
     def record_move_intent(self, move: MoveRecord) -> None:
         """Write a move before its first call to Slurm. Repeating it is harmless; an older leader is `Fenced`."""
         with self._writing(move.generation) as (connection, cluster_id):
-            intents.record_intent(self.db, connection, cluster_id, self.cluster, move)
+            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move])
 
     def record_move_event(self, happened: MoveEvent) -> None:
         """Write one transition of a move. Repeating it is harmless; an older leader is `Fenced`."""
         with self._writing(happened.generation) as (connection, _):
-            intents.record_event(self.db, connection, self.cluster, happened)
+            intents.record_events(self.db, connection, self.cluster, [happened])
+
+    def record_moves(self, begun: Sequence[tuple[MoveRecord, MoveEvent]]) -> None:
+        """Write moves before their first calls to Slurm, each with its first transition: all of them or none."""
+        if not begun:
+            return
+        with self._writing(begun[0][0].generation) as (connection, cluster_id):
+            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move for move, _ in begun])
+            intents.record_events(self.db, connection, self.cluster, [happened for _, happened in begun])
 
     def operator_action(self, action: OperatorAction) -> None:
         """Write who did what, when."""

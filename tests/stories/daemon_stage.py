@@ -7,7 +7,7 @@ A daemon can be killed without any farewell and another one started on the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,18 @@ class MortalMoveLog(StoreMoveLog):
 
     def doom(self, writes: int, before: bool, phase: Phase | None = None) -> None:
         self._left, self._before, self._phase = writes, before, phase
+
+    def begin(self, moves: Sequence[Move]) -> Sequence[Move]:
+        """New moves are one write: the process dies before it, or after it, wherever its n-th move is among them."""
+        counted = [move for move in moves if self._phase in (None, move.phase)]
+        struck = 0 < self._left <= len(counted)
+        self._left -= len(counted)
+        if struck and self._before:
+            raise Killed
+        begun = super().begin(moves)
+        if struck:
+            raise Killed
+        return begun
 
     def save(self, move: Move) -> None:
         self._left -= self._phase in (None, move.phase)

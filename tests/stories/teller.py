@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from slurmsia.cluster import Job, JobId, JobState, Request, Reservation, Shape, Snapshot
 from slurmsia.config.site import GpuTypeSection
-from slurmsia.moves.act import Actor, MemoryMoveLog
+from slurmsia.moves.act import Actor
 from slurmsia.moves.channel import ReportedJobs
 from slurmsia.moves.leases import standing_after
+from slurmsia.moves.log import MemoryMoveLog
 from slurmsia.moves.move import Limits, Move, Phase
 from slurmsia.plan import Plan, Target, TargetKind
 from slurmsia.slurm.client import SlurmError, SlurmRejected

@@ -9,9 +9,10 @@ import pytest
 from slurmsia.cluster import JobId, JobState, Shape
 from slurmsia.config import Config, MovesSection
 from slurmsia.config.site import GpuTypeSection
-from slurmsia.moves.act import Actor, Fenced, MemoryMoveLog
+from slurmsia.moves.act import Actor
 from slurmsia.moves.channel import ReportedJobs
 from slurmsia.moves.leases import limits_of
+from slurmsia.moves.log import Fenced, MemoryMoveLog
 from slurmsia.moves.move import Limits, Move, MoveKind, Phase
 from slurmsia.moves.release import release_all
 from slurmsia.plan import Plan, Target, TargetKind
