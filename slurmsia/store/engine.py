@@ -49,6 +49,12 @@ def database_url(url: str, password_file: str | None = None) -> URL:
     return parsed
 
 
+def insert_of(is_sqlite: bool, table: type | Table) -> Any:
+    """The dialect's INSERT, which knows ON CONFLICT."""
+    target = getattr(table, "__table__", table)
+    return sqlite.insert(target) if is_sqlite else postgresql.insert(target)
+
+
 class Database:
     """One engine with read and write transactions. Safe to share between threads."""
 
@@ -104,8 +110,7 @@ class Database:
 
     def insert(self, table: type | Table) -> Any:
         """The dialect's INSERT, which knows ON CONFLICT."""
-        target = getattr(table, "__table__", table)
-        return sqlite.insert(target) if self.is_sqlite else postgresql.insert(target)
+        return insert_of(self.is_sqlite, table)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -9,70 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, select, update
+from sqlalchemy import Connection, select
 
-from ..history import Gradient, Observation, Report, noise_cell
-from . import codec
+from ..history import Observation, Report, noise_cell
 from .engine import Database, DbRow
 from .flaws import flaw
 from .identity import Sighting, chunks, close_runs, current_rows, ensure_jobs, is_same_job, storable
 from .records import IngestResult, RejectedReport, ReportContext
-from .schema import (
-    GradientPoint,
-    Job,
-    Kind,
-    KindMemoryPeak,
-    KindNoise,
-    KindObservation,
-    MemoryPeak,
-    ProgressPoint,
-    RestartCostRow,
-    Run,
-    RunObservation,
-)  # fmt: skip
+from .report_rows import Batch, RunState, ShapeKey, write
+from .schema import Run
 
 #: A report may be this much older than its job's submission before it must belong to an earlier owner of the id.
 _CLOCK_SKEW_S = 300.0
 
-ShapeKey = tuple[str, int, int, float, int]
-CellKey = tuple[int, int]
 Offered = tuple[Report, ReportContext | None]
-
-
-@dataclass(slots=True)
-class _RunState:
-    """What a batch adds to one run."""
-
-    id: int
-    job: DbRow
-    last_seq: int
-    last_point_s: float
-    last_report_s: float = -math.inf
-    handles_signal: bool = False
-    energy_j: float = 0.0
-    net_bytes: float = 0.0
-    extra: dict[str, str] = field(default_factory=dict)
-    restart_parts: dict[str, float] = field(default_factory=dict)
-    touched: bool = False
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Everything a batch of reports adds, keyed by the rows it goes to."""
-
-    run_sums: dict[tuple[int, ShapeKey], list[float]] = field(default_factory=dict)
-    kind_sums: dict[tuple[int, ShapeKey], list[float]] = field(default_factory=dict)
-    kind_noise: dict[tuple[int, CellKey], list[float]] = field(default_factory=dict)
-    job_peaks: dict[tuple[int, str, float], tuple[float, float | None]] = field(default_factory=dict)
-    kind_peaks: dict[tuple[int, str, float], tuple[float, float | None]] = field(default_factory=dict)
-    jobs: dict[int, dict[str, Any]] = field(default_factory=dict)
-    kinds: dict[int, dict[str, Any]] = field(default_factory=dict)
-    gradients: list[dict[str, Any]] = field(default_factory=list)
-    progress: list[dict[str, Any]] = field(default_factory=list)
 
 
 def ingest(
@@ -102,7 +55,7 @@ def ingest(
             filed.append((report, context))
     filed.sort(key=lambda item: (item[0].job_id, item[0].restart, item[0].seq))
     runs = _ensure_runs(db, connection, rows, [report for report, _ in filed])
-    batch = _Batch()
+    batch = Batch()
     accepted: dict[str, int] = defaultdict(int)
     for report, context in filed:
         run = runs[(rows[report.job_id].id, report.restart)]
@@ -111,7 +64,7 @@ def ingest(
             continue
         _add(batch, run, report, context, point_every_s)
         accepted[report.job_id] += 1
-    _write(db, connection, cluster_id, batch, [run for run in runs.values() if run.touched])
+    write(db, connection, cluster_id, batch, [run for run in runs.values() if run.touched])
     return IngestResult(sum(accepted.values()), duplicates, tuple(rejected), dict(accepted))
 
 
@@ -157,7 +110,7 @@ def _misfit(row: DbRow | None, report: Report, context: ReportContext | None) ->
 
 def _ensure_runs(
     db: Database, connection: Connection, rows: dict[str, DbRow], reports: Sequence[Report]
-) -> dict[tuple[int, int], _RunState]:
+) -> dict[tuple[int, int], RunState]:
     """The runs that the reports speak of; a run that no snapshot showed yet is opened by its first report."""
     by_row = {row.id: row for row in rows.values()}
     first: dict[tuple[int, int], Report] = {}
@@ -191,7 +144,7 @@ def _ensure_runs(
         connection.execute(db.insert(Run), [_first_run(key, first[key], key in opened) for key in missing])
         look()
     return {
-        key: _RunState(
+        key: RunState(
             stored[key].id, by_row[key[0]], stored[key].last_seq,
             -math.inf if stored[key].last_point_s is None else stored[key].last_point_s,
         )
@@ -216,7 +169,7 @@ def _kind_ids(job: DbRow) -> list[int]:
     return [kind for kind in (job.user_kind_id, job.script_kind_id) if kind is not None]
 
 
-def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext | None, point_every_s: float) -> None:
+def _add(batch: Batch, run: RunState, report: Report, context: ReportContext | None, point_every_s: float) -> None:
     job, kinds = run.job, _kind_ids(run.job)
     run.touched = True
     run.last_seq = report.seq
@@ -278,188 +231,3 @@ def _add(batch: _Batch, run: _RunState, report: Report, context: ReportContext |
         entry["t_s"] = max(entry.get("t_s", 0.0), report.t_s)
         if not job.counted:
             entry.setdefault("new_jobs", set()).add(job.id)
-
-
-_SUMS = ("count", "step_sum_s", "step_square_sum_s2", "sync_sum_s")
-_SHAPE = ("gpu_type", "nodes", "gpus", "local_batch", "accumulation")
-_NOISE_SUMS = ("count", "log_sum", "log_square_sum")
-_NOISE_CELL = ("samples_cell", "scale_doubling")
-
-
-def upsert_sums(
-    db: Database, connection: Connection, table: Any, owner: str,
-    sums: Mapping[tuple[int, tuple[Any, ...]], list[float]], keys: tuple[str, ...] = _SHAPE,
-    columns: tuple[str, ...] = _SUMS,
-) -> None:  # fmt: skip
-    """Add sums to their rows, in key order so that two writers never wait for each other in a circle."""
-    if not sums:
-        return
-    insert = db.insert(table)
-    target = table.__table__.c
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=[owner, *keys], set_={name: target[name] + insert.excluded[name] for name in columns}
-        ),
-        [
-            {owner: row_id, **dict(zip(keys, key, strict=True)), **dict(zip(columns, total, strict=True))}
-            for (row_id, key), total in sorted(sums.items())
-        ],
-    )
-
-
-def _upsert_peaks(
-    db: Database, connection: Connection, table: Any, owner: str,
-    peaks: dict[tuple[int, str, float], tuple[float, float | None]],
-) -> None:  # fmt: skip
-    if not peaks:
-        return
-    insert = db.insert(table)
-    old, new = table.__table__.c, insert.excluded
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=[owner, "gpu_type", "local_batch"],
-            set_={
-                "peak_bytes": case((new.peak_bytes > old.peak_bytes, new.peak_bytes), else_=old.peak_bytes),
-                "total_bytes": func.coalesce(new.total_bytes, old.total_bytes),
-            },
-        ),
-        [
-            {owner: row_id, "gpu_type": gpu_type, "local_batch": local, "peak_bytes": peak, "total_bytes": total}
-            for (row_id, gpu_type, local), (peak, total) in sorted(peaks.items())
-        ],
-    )
-
-
-def _write(db: Database, connection: Connection, cluster_id: int, batch: _Batch, runs: Sequence[_RunState]) -> None:
-    if not runs:
-        return
-    upsert_sums(db, connection, RunObservation, "run_id", batch.run_sums)
-    upsert_sums(db, connection, KindObservation, "kind_id", batch.kind_sums)
-    upsert_sums(db, connection, KindNoise, "kind_id", batch.kind_noise, _NOISE_CELL, _NOISE_SUMS)
-    _upsert_peaks(db, connection, MemoryPeak, "job_id", batch.job_peaks)
-    _upsert_peaks(db, connection, KindMemoryPeak, "kind_id", batch.kind_peaks)
-    if batch.gradients:
-        connection.execute(db.insert(GradientPoint).on_conflict_do_nothing(), batch.gradients)
-    if batch.progress:
-        connection.execute(db.insert(ProgressPoint).on_conflict_do_nothing(), batch.progress)
-    _write_restarts(db, connection, cluster_id, runs)
-    connection.execute(
-        update(Run).where(Run.id == bindparam("b_id")).values(
-            last_seq=bindparam("b_seq"), last_report_s=bindparam("b_t"), last_point_s=bindparam("b_point"),
-            handles_signal=case((Run.handles_signal, Run.handles_signal), else_=bindparam("b_signal")),
-            energy_j=Run.energy_j + bindparam("b_energy"), net_bytes=Run.net_bytes + bindparam("b_net"),
-        ),
-        [
-            {
-                "b_id": run.id, "b_seq": run.last_seq, "b_t": run.last_report_s, "b_signal": run.handles_signal,
-                "b_point": run.last_point_s if math.isfinite(run.last_point_s) else None,
-                "b_energy": run.energy_j, "b_net": run.net_bytes,
-            }
-            for run in runs
-        ],
-    )  # fmt: skip
-    extras = [{"b_id": run.id, "b_extra": codec.plain_json(run.extra)} for run in runs if run.extra]
-    if extras:
-        connection.execute(
-            update(Run).where(Run.id == bindparam("b_id")).values(extra_json=bindparam("b_extra")), extras
-        )
-    _write_job_changes(connection, batch.jobs)
-    _write_kind_changes(connection, batch.kinds)
-
-
-def _write_restarts(db: Database, connection: Connection, cluster_id: int, runs: Iterable[_RunState]) -> None:
-    rows = [
-        {
-            "run_id": run.id, "cluster_id": cluster_id, "user_kind_id": run.job.user_kind_id,
-            "script_kind_id": run.job.script_kind_id, "t_s": run.last_report_s,
-            **{name: run.restart_parts.get(name) for name in ("save_s", "requeue_s", "load_s", "first_step_s")},
-        }
-        for run in runs if run.restart_parts
-    ]  # fmt: skip
-    if rows:
-        insert = db.insert(RestartCostRow)
-        old, new = RestartCostRow.__table__.c, insert.excluded
-        parts = {
-            name: func.coalesce(new[name], old[name]) for name in ("save_s", "requeue_s", "load_s", "first_step_s")
-        }
-        connection.execute(insert.on_conflict_do_update(index_elements=["run_id"], set_=parts), rows)
-
-
-def _write_job_changes(connection: Connection, jobs: dict[int, dict[str, Any]]) -> None:
-    """Latest gradient and progress on the job; its history version grows by one per batch."""
-    connection.execute(
-        update(Job).where(Job.id == bindparam("b_id")).values(
-            history_version=Job.history_version + 1, counted=True,
-            throughput_only=case((Job.throughput_only, Job.throughput_only), else_=bindparam("b_only")),
-        ),
-        [{"b_id": job_id, "b_only": change["throughput_only"]} for job_id, change in sorted(jobs.items())],
-    )  # fmt: skip
-    gradients = [
-        {
-            "b_id": job_id, "b_t": grad.t_s, "b_square": grad.square, "b_variance": grad.variance,
-            "b_scale": grad.scale,
-        }
-        for job_id, change in sorted(jobs.items()) if (grad := change.get("gradient")) is not None
-    ]  # fmt: skip
-    if gradients:
-        connection.execute(
-            update(Job)
-            .where(Job.id == bindparam("b_id"), func.coalesce(Job.gradient_t_s, 0.0) <= bindparam("b_t"))
-            .values(
-                gradient_t_s=bindparam("b_t"), gradient_square=bindparam("b_square"),
-                gradient_variance=bindparam("b_variance"), gradient_scale=bindparam("b_scale"),
-            ),
-            gradients,
-        )  # fmt: skip
-    progress = []
-    for job_id, change in sorted(jobs.items()):
-        points = change.get("progress")
-        if points:
-            latest = max(points, key=lambda point: point.t_s)
-            saved = [point for point in points if point.checkpoint_samples is not None]
-            targets = [point.target_samples for point in points if point.target_samples is not None]
-            progress.append({
-                "b_id": job_id, "b_t": latest.t_s, "b_samples": latest.samples,
-                "b_target": targets[-1] if targets else None,
-                "b_saved": saved[-1].checkpoint_samples if saved else None,
-                "b_saved_t": (saved[-1].checkpoint_t_s or saved[-1].t_s) if saved else None,
-            })  # fmt: skip
-    if progress:
-        connection.execute(
-            update(Job)
-            .where(Job.id == bindparam("b_id"), func.coalesce(Job.progress_t_s, 0.0) <= bindparam("b_t"))
-            .values(
-                progress_t_s=bindparam("b_t"), progress_samples=bindparam("b_samples"),
-                target_samples=func.coalesce(bindparam("b_target"), Job.target_samples),
-                checkpoint_samples=func.coalesce(bindparam("b_saved"), Job.checkpoint_samples),
-                checkpoint_t_s=func.coalesce(bindparam("b_saved_t"), Job.checkpoint_t_s),
-                final_samples=case((Job.end_state == "COMPLETED", bindparam("b_samples")), else_=Job.final_samples),
-            ),
-            progress,
-        )  # fmt: skip
-
-
-def _write_kind_changes(connection: Connection, kinds: dict[int, dict[str, Any]]) -> None:
-    """Jobs and last report of each kind, with the latest gradient where there is one: one statement for a batch."""
-    if not kinds:
-        return
-    rows = []
-    for kind, entry in sorted(kinds.items()):
-        grad: Gradient | None = entry.get("gradient")
-        at, square, variance, scale = (
-            (None, None, None, None) if grad is None else (grad.t_s, grad.square, grad.variance, grad.scale)
-        )
-        rows.append({
-            "b_id": kind, "b_jobs": len(entry.get("new_jobs", ())), "b_t": entry["t_s"], "b_g": at,
-            "b_square": square, "b_variance": variance, "b_scale": scale,
-        })  # fmt: skip
-    connection.execute(
-        update(Kind).where(Kind.id == bindparam("b_id")).values(
-            jobs=Kind.jobs + bindparam("b_jobs"), last_report_s=bindparam("b_t"),
-            gradient_t_s=func.coalesce(bindparam("b_g"), Kind.gradient_t_s),
-            gradient_square=func.coalesce(bindparam("b_square"), Kind.gradient_square),
-            gradient_variance=func.coalesce(bindparam("b_variance"), Kind.gradient_variance),
-            gradient_scale=func.coalesce(bindparam("b_scale"), Kind.gradient_scale),
-        ),
-        rows,
-    )  # fmt: skip
