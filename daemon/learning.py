@@ -13,10 +13,10 @@ from dataclasses import asdict
 from slurmsia.cluster import Job, JobId, Snapshot
 from slurmsia.declaration import Declaration
 from slurmsia.history import JobHistory, JobKind, Report
-from slurmsia.models.base import JobModel, TypeModel
+from slurmsia.models.base import JobModel
 from slurmsia.models.estimator import Estimator
 from slurmsia.models.goodput import one_gpu_throughput
-from slurmsia.models.speed import model_step_time
+from slurmsia.models.speed import step_seconds
 from slurmsia.store import FitRecord, Store, StoreError
 
 from .mishaps import Mishaps
@@ -116,7 +116,7 @@ class Learner:
                     continue
                 if seen.count <= 0 or seen.step_sum_s <= 0:
                     continue
-                predicted_s = _predicted_s(fitted, seen.nodes, seen.gpus, seen.local_batch, seen.accumulation)
+                predicted_s = step_seconds(fitted, seen.nodes, seen.gpus, seen.local_batch, seen.accumulation)
                 if predicted_s > 0 and math.isfinite(predicted_s):
                     row = sums.setdefault(seen.gpu_type, [0.0, 0.0])
                     row[0] += math.log(predicted_s / (seen.step_sum_s / seen.count)) * seen.count
@@ -126,7 +126,3 @@ class Learner:
             before = self._ratios.get(name)
             self._ratios[name] = ratio if before is None else before + _NEWEST * (ratio - before)
         return dict(self._ratios)
-
-
-def _predicted_s(fitted: TypeModel, nodes: int, gpus: int, local_batch: float, accumulation: int) -> float:
-    return float(model_step_time(fitted, nodes, gpus, local_batch, accumulation))

@@ -55,21 +55,20 @@ class Allocation:
 
     gpu_type: str | None
     gpus_by_node: tuple[tuple[str, int], ...]
+    gpus: int = field(init=False, compare=False, repr=False)
+    """GPUs in all."""
+    shape: Shape | None = field(init=False, compare=False, repr=False)
+    """The shape, or ``None`` for an allocation without GPUs or with unknown or mixed types."""
+
+    def __post_init__(self) -> None:
+        gpus = sum(count for _, count in self.gpus_by_node)
+        known = self.gpu_type is not None and gpus > 0
+        object.__setattr__(self, "gpus", gpus)
+        object.__setattr__(self, "shape", Shape(str(self.gpu_type), len(self.gpus_by_node), gpus) if known else None)
 
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.gpus_by_node)
-
-    @property
-    def gpus(self) -> int:
-        return sum(count for _, count in self.gpus_by_node)
-
-    @property
-    def shape(self) -> Shape | None:
-        """The shape, or ``None`` for an allocation without GPUs or with unknown or mixed types."""
-        if self.gpu_type is None or self.gpus == 0:
-            return None
-        return Shape(self.gpu_type, len(self.gpus_by_node), self.gpus)
 
 
 class NodeState(str, Enum):

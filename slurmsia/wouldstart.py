@@ -7,6 +7,7 @@ memory, association and QOS limits on GPUs, licences. It never asks whether GPUs
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from .cluster import GpuLimit, Job, JobId, JobState, Node, Partition, Shape, Snapshot
 from .reshape import Reshape
@@ -30,6 +31,7 @@ def matches(limit: GpuLimit, job: Job) -> bool:
     )
 
 
+@lru_cache(maxsize=4096)
 def feature_match(expression: str, features: frozenset[str]) -> bool:
     """Whether a node with ``features`` satisfies a constraint; expressions with counts or brackets are not judged."""
     if not expression or set(expression) & set("[]*"):

@@ -84,6 +84,7 @@ def type_ratios(application: str = "") -> tuple[TypeRatio, ...]:
     return tuple(result)
 
 
+@lru_cache(maxsize=4096)
 def application_of(job_name: str) -> str:
     """The shipped application that a job's name starts with (``cifar10-17`` -> ``cifar10``), or an empty string."""
     lowered = job_name.lower()

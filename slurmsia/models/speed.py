@@ -9,7 +9,7 @@ import numpy as np
 
 from .base import PipelineParams, TypeModel
 from .bias import log_factor
-from .throughput import Floats, Numbers, pipeline_step_time, step_time
+from .throughput import Floats, Numbers, pipeline_step_time, step_time, step_time_at
 
 
 def model_step_time(
@@ -32,6 +32,13 @@ def model_step_time(
     )
     factor = np.exp(log_factor(model.knots, n, k, m)).reshape(np.broadcast(nodes, gpus, local_batch).shape)
     return np.asarray(seconds * factor)
+
+
+def step_seconds(model: TypeModel, nodes: int, gpus: int, local_batch: float, accumulation: int = 0) -> float:
+    """`model_step_time` of one shape."""
+    if isinstance(model.params, PipelineParams) or model.knots:
+        return float(model_step_time(model, nodes, gpus, local_batch, accumulation))
+    return step_time_at(model.params, nodes, gpus, local_batch, accumulation) / model.scale
 
 
 def throughput(

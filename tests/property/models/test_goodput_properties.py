@@ -13,7 +13,7 @@ from slurmsia.cluster import Shape
 from slurmsia.models.base import BatchLimits, EfficiencyModel, JobModel, PipelineParams, ThroughputParams, TypeModel
 from slurmsia.models.efficiency import efficiency
 from slurmsia.models.goodput import GoodputTable, best_batch, evaluate, goodput_matrix
-from slurmsia.models.speed import model_step_time
+from slurmsia.models.speed import model_step_time, step_seconds
 from slurmsia.models.throughput import pipeline_step_time, step_time
 
 SHAPES = [Shape("a100", 1, k) for k in (1, 2, 4, 8)] + [Shape("a100", n, 8 * n) for n in (2, 3, 8)]
@@ -55,6 +55,17 @@ def type_models(name: str) -> st.SearchStrategy[TypeModel]:
         knots,
     )
     return st.one_of(plain, plain, st.builds(lambda p: TypeModel(name, p, "fit", 0.1), pipelines))
+
+
+@given(
+    type_models("a100"), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4, 8]), st.floats(1.0, 512.0),
+    st.integers(0, 7),
+)  # fmt: skip
+def test_one_shapes_seconds_are_those_of_the_array(
+    model: TypeModel, nodes: int, per_node: int, local_batch: float, accumulation: int
+) -> None:
+    asked = (nodes, nodes * per_node, local_batch, accumulation)
+    assert step_seconds(model, *asked) == pytest.approx(float(model_step_time(model, *asked)), rel=1e-12)
 
 
 @st.composite
