@@ -111,9 +111,13 @@ def _models_text(models: Mapping[JobId, JobModel], kept: codec.Kept) -> str:
 
 
 def write_round(
-    db: Database, connection: Connection, cluster_id: int, encoded: EncodedRound, job_rows: Mapping[JobId, int]
-) -> int:
-    """Write an encoded round within the caller's transaction; a round repeated by its time is not written twice."""
+    db: Database, connection: Connection, cluster_id: int, encoded: EncodedRound, job_rows: Mapping[JobId, int],
+    spans: dict[int, OpenSpan],
+) -> int:  # fmt: skip
+    """Write an encoded round within the caller's transaction; a round repeated by its time is not written twice.
+
+    ``spans``: see `_write_verdicts`; no longer true when the transaction fails.
+    """
     record = encoded.record
     connection.execute(
         db.insert(ConfigText)
@@ -127,30 +131,48 @@ def write_round(
         statement = select(Round.id).where(Round.cluster_id == cluster_id, Round.taken_s == record.taken_s)
         return connection.execute(statement).scalar_one()
     connection.execute(db.insert(RoundBody).values(round_id=round_id, **encoded.body))
-    _write_verdicts(db, connection, round_id, record.taken_s, encoded.verdicts, job_rows)
+    _write_verdicts(db, connection, round_id, record.taken_s, encoded.verdicts, job_rows, spans)
     return round_id
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpan:
+    """A job's verdict that still stands: its row, what is said in it, and ``body``, ``None`` where not known."""
+
+    id: int
+    code: str
+    term: str
+    body: str | None = None
 
 
 def _write_verdicts(
     db: Database, connection: Connection, round_id: int, taken_s: float,
-    verdicts: Mapping[JobId, tuple[Verdict, str]], job_rows: Mapping[JobId, int],
+    verdicts: Mapping[JobId, tuple[Verdict, str]], job_rows: Mapping[JobId, int], spans: dict[int, OpenSpan],
 ) -> None:  # fmt: skip
-    """Extend the open span of a job whose verdict stayed; end it and open a new one where code or term changed."""
+    """Extend the open span of a job whose verdict stayed; end it and open a new one where code or term changed.
+
+    ``spans``: open spans as last written, by job row; the ones missing are looked up. Brought up to date.
+    """
     wanted = {job_rows[job_id]: said for job_id, said in verdicts.items() if job_id in job_rows}
-    standing: dict[int, DbRow] = {}
-    for part in chunks(sorted(wanted)):
+    for part in chunks(sorted(wanted.keys() - spans.keys())):
         statement = select(VerdictRow.id, VerdictRow.job_id, VerdictRow.code, VerdictRow.term).where(
             VerdictRow.open, VerdictRow.job_id.in_(part)
         )
-        standing.update({row.job_id: row for row in connection.execute(statement)})
-    extended, ended, opened = [], [], []
+        for row in connection.execute(statement):
+            spans[row.job_id] = OpenSpan(row.id, row.code, row.term)
+    stays: list[int] = []
+    said_anew, ended, opened = [], [], []
     for row_id, (verdict, body) in wanted.items():
-        old = standing.get(row_id)
+        old = spans.get(row_id)
         if old is not None and (old.code, old.term) == (verdict.code, verdict.term):
-            extended.append({"b_id": old.id, "b_round": round_id, "b_s": taken_s, "b_body": body})
+            stays.append(old.id)
+            if old.body != body:
+                said_anew.append({"b_id": old.id, "b_body": body})
+                spans[row_id] = OpenSpan(old.id, old.code, old.term, body)
             continue
         if old is not None:
             ended.append(old.id)
+            del spans[row_id]
         opened.append({
             "job_id": row_id, "open": True, "code": storable(verdict.code), "term": storable(verdict.term),
             "body_json": body,
@@ -158,19 +180,20 @@ def _write_verdicts(
         })  # fmt: skip
     for part in chunks(ended):
         connection.execute(update(VerdictRow).where(VerdictRow.id.in_(part)).values(open=False))
-    if extended:
-        last: Any = bindparam("b_s")
+    if said_anew:
+        connection.execute(_NEW_BODY, said_anew)
+    for part in chunks(sorted(stays)):
         connection.execute(
-            update(VerdictRow)
-            .where(VerdictRow.id == bindparam("b_id"))
-            .values(
-                last_round=bindparam("b_round"), body_json=bindparam("b_body"), rounds=VerdictRow.rounds + 1,
-                last_s=case((last > VerdictRow.last_s, last), else_=VerdictRow.last_s),
-            ),
-            extended,
+            update(VerdictRow).where(VerdictRow.id.in_(part)).values(
+                last_round=round_id, rounds=VerdictRow.rounds + 1,
+                last_s=case((VerdictRow.last_s < taken_s, taken_s), else_=VerdictRow.last_s),
+            )
         )  # fmt: skip
     if opened:
         connection.execute(db.insert(VerdictRow), opened)
+
+
+_NEW_BODY = update(VerdictRow).where(VerdictRow.id == bindparam("b_id")).values(body_json=bindparam("b_body"))
 
 
 def write_standings(db: Database, connection: Connection, bodies: Mapping[int, str], now_s: float) -> None:

@@ -54,6 +54,7 @@ class Store:
         self._seen: dict[JobId, tuple[int, Any]] | None = None
         self._histories: dict[JobId, JobHistory] = {}
         self._standings: dict[int, str] = {}
+        self._spans: dict[int, rounds.OpenSpan] = {}
         self._kept = codec.Kept()
 
     @classmethod
@@ -113,10 +114,15 @@ class Store:
                     yield connection, cluster_id
                 self._cluster_id = cluster_id
             except BaseException:
-                self._seen = None
                 self._cluster_id = None
-                self._standings.clear()
+                self._forget()
                 raise
+
+    def _forget(self) -> None:
+        """What is known of the rows may no longer be so: ask the database again."""
+        self._seen = None
+        self._standings.clear()
+        self._spans.clear()
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Connection, int]]:
@@ -150,9 +156,10 @@ class Store:
         self._seen = {
             job_id: (rows[job_id] if job_id in rows else before[job_id][0], prints[job_id]) for job_id in jobs
         }
-        ended = [self._seen[job.id][0] for job in jobs.values() if job.state is JobState.ENDED]
-        for row_id in ended:
-            self._standings.pop(row_id, None)
+        alive = {self._seen[job.id][0] for job in jobs.values() if job.state is not JobState.ENDED}
+        for known in (self._standings, self._spans):
+            for row_id in known.keys() - alive:
+                del known[row_id]
         return len(changed) + len(gone)
 
     def ingest(self, offered: Sequence[tuple[Report, ReportContext | None]]) -> IngestResult:
@@ -202,7 +209,7 @@ class Store:
             spoken = {*encoded.verdicts, *encoded.standings} - rows.keys()
             if spoken:
                 rows |= {job: row.id for job, row in identity.current_rows(connection, cluster_id, spoken).items()}
-            round_id = rounds.write_round(self.db, connection, cluster_id, encoded, rows)
+            round_id = rounds.write_round(self.db, connection, cluster_id, encoded, rows, self._spans)
             remembered = {rows[job]: body for job, body in encoded.standings.items() if job in rows}
             self._write_standings(connection, remembered, record.taken_s)
             return round_id
@@ -241,8 +248,7 @@ class Store:
         """Forget what ``policy`` (by table) no longer keeps, in short transactions; ``dry_run`` only counts."""
         done = retention.prune(self.db, policy, now_s, dry_run, batch, between)
         with self._guard:
-            self._seen = None
-            self._standings.clear()
+            self._forget()
         return done
 
     def sizes(self) -> tuple[TableSize, ...]:
@@ -262,8 +268,7 @@ class Store:
             if taken is None:
                 return None
             self._generation = taken.generation
-            self._seen = None
-            self._standings.clear()
+            self._forget()
             return taken.generation
 
     def renew_lease(self, holder: str, generation: int, lease_s: float, now_s: float | None = None) -> bool:

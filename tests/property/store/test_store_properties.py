@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
@@ -11,12 +12,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slurmsia.cluster import Snapshot
+from slurmsia.cluster import Job, JobState, Request, Snapshot
 from slurmsia.history import Gradient, JobKind, Observation, Progress, Report, SimilarHistory
-from slurmsia.models.base import JobModel
-from slurmsia.plan import Plan
+from slurmsia.models.base import JobModel, ThroughputParams, TypeModel
+from slurmsia.plan import Plan, Verdict
 from slurmsia.standing import Standing
-from slurmsia.store import ReportContext, Store, codec
+from slurmsia.store import ReportContext, RoundRecord, Store, codec
 
 _SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
@@ -118,3 +119,52 @@ def test_no_report_counts_twice_and_every_accepted_one_counts(batches: list[list
 
 def _pooled(store: Store) -> SimilarHistory:
     return store.similar(JobKind(7, "abc")) or SimilarHistory("user+script", 0, ())
+
+
+_ROUNDS = st.lists(
+    st.dictionaries(
+        st.sampled_from("1234"),
+        st.tuples(st.sampled_from(["waits", "moves"]), st.sampled_from(["goodput", "cost"]), st.sampled_from("abc")),
+        max_size=4,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_ROUNDS)
+def test_a_store_that_remembers_its_last_round_writes_what_a_fresh_one_writes(rounds: list[dict[str, Any]]) -> None:
+    """Verdicts that stay, change, vanish and come back; jobs and what is known of them likewise."""
+    with tempfile.TemporaryDirectory() as folder:
+        urls = [f"sqlite:///{folder}/{name}.db" for name in ("one", "fresh")]
+        with Store.open(urls[0], "here", auto_upgrade=True) as one:
+            for number, said in enumerate(rounds):
+                record = _said(200.0 + 60.0 * number, said)
+                one.save_round(record)
+                with Store.open(urls[1], "here", auto_upgrade=True) as fresh:
+                    fresh.save_round(record)
+            with Store.open(urls[1], "here") as fresh:
+                heads = one.rounds_between()
+                assert [one.round(head.id) for head in heads] == [fresh.round(head.id) for head in heads]
+                for job_id in "1234":
+                    assert one.verdicts_of(job_id) == fresh.verdicts_of(job_id)
+                assert one.standing() == fresh.standing()
+
+
+def _said(taken_s: float, said: Mapping[str, tuple[str, str, str]]) -> RoundRecord:
+    jobs = tuple(
+        Job(job_id, 7, JobState.PENDING, 100.0, words, request=Request(gpus=1), comment="sia: gpus=1-8")
+        for job_id, (_, _, words) in said.items()
+    )
+    verdicts = tuple(Verdict(job_id, code, words, term) for job_id, (code, term, words) in said.items())
+    params = ThroughputParams(0.1, 0.01, 0.02, 1e-8, 0.01, 1e-8, 1.7)
+    models = {
+        job_id: JobModel(job_id, {"t4": TypeModel("t4", params, code, 0.1)}) for job_id, (code, _, _) in said.items()
+    }
+    return RoundRecord(
+        taken_s=taken_s, mode="observe", snapshot=Snapshot(taken_s, (), jobs, ()),
+        plan=Plan((), verdicts, "sia", 1.0, 1.0, 0.0, "core", "Nothing moved."), models=models, config_text="{}",
+        standing={job_id: Standing(job_id, 100.0, moves=len(words)) for job_id, (_, _, words) in said.items()},
+        times_s={},
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_values import changed, job, plan, round_record, snapshot
 
-from slurmsia.cluster import JobState, Snapshot
+from slurmsia.cluster import Job, JobState, Snapshot
 from slurmsia.models.base import JobModel
 from slurmsia.plan import Plan, Verdict
 from slurmsia.standing import Standing
@@ -80,6 +80,20 @@ def test_standing_is_replaced_and_unknown_jobs_are_passed_over(store: Store) -> 
     store.save_standing([Standing("1", 100.0, moves=3)], 260.0)
     assert store.standing() == {"1": Standing("1", 100.0, moves=3)}
     assert store.standing(["2", "404"]) == {}
+
+
+@pytest.mark.parametrize("comment", ["half a pair \udc80", "ünïcode \u2028 \0", '"quoted" \\ back'])
+def test_whatever_a_user_wrote_comes_back_as_it_was(comment: str) -> None:
+    odd = snapshot(job("1", comment=comment, user_id=2**70))
+    assert codec.unpack(Snapshot, codec.pack(Snapshot, odd)) == odd
+
+
+def test_a_kept_text_is_that_of_the_value_as_it_is_now() -> None:
+    kept = codec.Kept()
+    first, same, other = job("1", comment="a"), job("1", comment="a"), job("1", comment="b")
+    for value in (first, first, same, other, other, first):
+        assert kept.text(Job, value.id, value) == codec.to_text(Job, value)
+        kept.turn()
 
 
 def test_a_body_of_an_older_version_takes_the_defaults_of_what_it_lacks() -> None:
