@@ -204,7 +204,8 @@ def close_runs(connection: Connection, closings: Sequence[tuple[int, float, str]
 
 def storable(text: str) -> str:
     """Users' words as both databases take them: no NUL, nothing that is no Unicode."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
+    text = text.replace("\0", "")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def is_of_interest(job: cluster.Job) -> bool:

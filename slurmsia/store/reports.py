@@ -169,6 +169,15 @@ def _kind_ids(job: DbRow) -> list[int]:
     return [kind for kind in (job.user_kind_id, job.script_kind_id) if kind is not None]
 
 
+def _add_to(sums: dict[Any, list[float]], key: Any, numbers: tuple[float, ...]) -> None:
+    total = sums.get(key)
+    if total is None:
+        sums[key] = list(numbers)
+        return
+    for index, number in enumerate(numbers):
+        total[index] += number
+
+
 def _add(batch: Batch, run: RunState, report: Report, context: ReportContext | None, point_every_s: float) -> None:
     job, kinds = run.job, _kind_ids(run.job)
     run.touched = True
@@ -179,18 +188,16 @@ def _add(batch: Batch, run: RunState, report: Report, context: ReportContext | N
     run.net_bytes += report.net_bytes or 0.0
     run.extra.update(report.extra)
     for seen in report.observations:
+        shape = _shape_key(seen)
         numbers = (seen.count, seen.step_sum_s, seen.step_square_sum_s2, seen.sync_sum_s)
-        for sums, owners in ((batch.run_sums, [run.id]), (batch.kind_sums, kinds)):
-            for owner in owners:
-                total = sums.setdefault((owner, _shape_key(seen)), [0.0, 0.0, 0.0, 0.0])
-                for index, number in enumerate(numbers):
-                    total[index] += number
+        _add_to(batch.run_sums, (run.id, shape), numbers)
+        for kind in kinds:
+            _add_to(batch.kind_sums, (kind, shape), numbers)
     cell = noise_cell(report)
     if cell is not None:
-        for owner in kinds:
-            total = batch.kind_noise.setdefault((owner, (cell.samples_cell, cell.scale_doubling)), [0.0, 0.0, 0.0])
-            for index, number in enumerate((cell.count, cell.log_sum, cell.log_square_sum)):
-                total[index] += number
+        for kind in kinds:
+            of_cell = (kind, (cell.samples_cell, cell.scale_doubling))
+            _add_to(batch.kind_noise, of_cell, (cell.count, cell.log_sum, cell.log_square_sum))
     if report.memory is not None:
         peak = report.memory
         for peaks, owners in ((batch.job_peaks, [job.id]), (batch.kind_peaks, kinds)):
