@@ -57,15 +57,11 @@ def mapping_text(texts: Mapping[str, str]) -> str:
 
 def with_texts(kind: type, value: Any, texts: Mapping[str, str]) -> str:
     """`to_text` of a dataclass; ``texts``: canonical JSON of some of its fields, where that is known already."""
-    return "{" + ",".join(
-        f"{key}:{texts.get(name) or _text(convert(getattr(value, name)))}" for name, key, convert in _parts(kind)
-    ) + "}"  # fmt: skip
-
-
-@cache
-def _parts(kind: type) -> tuple[tuple[str, str, Convert], ...]:
-    """(name, its text, encoder) of a dataclass's fields, in the order in which they are written."""
-    return tuple((name, _text(name), _encoder(hint)) for name, hint, _ in sorted(_compared_fields(kind), key=_by_name))
+    plain = _dataclass_encoder(kind, tuple(sorted(texts)))(value)
+    try:
+        return orjson.dumps(plain | {name: orjson.Fragment(text) for name, text in texts.items()}).decode()
+    except TypeError:
+        return mapping_text({name: texts[name] if name in texts else _text(part) for name, part in plain.items()})
 
 
 class Kept:
@@ -207,12 +203,17 @@ def _encoder(kind: Any) -> Convert:
     return _SCALARS_OUT.get(kind) or _enum_out(kind)
 
 
-def _dataclass_encoder(kind: type) -> Convert:
-    """Fields are fetched at once and converted only where they are not what JSON takes: a round has a million."""
+@cache
+def _dataclass_encoder(kind: type, left: tuple[str, ...] = ()) -> Convert:
+    """Fields are fetched at once and converted only where they are not what JSON takes: a round has a million.
+
+    The fields named in ``left`` are left as they are.
+    """
     hints = {name: hint for name, hint, _ in sorted(_compared_fields(kind), key=_by_name)}
     if len(hints) < 2:  # attrgetter of one name gives no tuple
         return lambda value: {name: _encoder(hint)(getattr(value, name)) for name, hint in hints.items()}
     names, fetch = tuple(hints), attrgetter(*hints)
+    hints = {name: hint for name, hint in hints.items() if name not in left}
     floats = tuple((name, _encoder(hint)) for name, hint in hints.items() if hint in _FLOATS)
     exact = tuple((name, hint, _encoder(hint)) for name, hint in hints.items() if hint in (int, bool, str))
     others = tuple(

@@ -88,6 +88,13 @@ def test_whatever_a_user_wrote_comes_back_as_it_was(comment: str) -> None:
     assert codec.unpack(Snapshot, codec.pack(Snapshot, odd)) == odd
 
 
+@pytest.mark.parametrize("words", ["plain", "half a pair \udc80"])
+def test_a_body_put_together_from_known_texts_is_the_whole_value(words: str) -> None:
+    whole = changed(plan(sentence=words), policy="ünïcode")
+    verdicts = codec.sequence_text(codec.to_text(Verdict, verdict) for verdict in whole.verdicts)
+    assert codec.from_json(Plan, codec.with_texts(Plan, whole, {"verdicts": verdicts})) == whole
+
+
 def test_a_kept_text_is_that_of_the_value_as_it_is_now() -> None:
     kept = codec.Kept()
     first, same, other = job("1", comment="a"), job("1", comment="a"), job("1", comment="b")
