@@ -51,7 +51,19 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
         bench.close()
     result: dict[str, object] = {
         f"{key}_ms": round(statistics.median(row[key] for row in rows) * 1e3, 1)
-        for key in ("observe", "ingest", "learn", "decide", "store", "act", "measure", "total", "cpu", "tidy")
+        for key in (
+            "observe",
+            "ingest",
+            "learn",
+            "decide",
+            "to_plan",
+            "store",
+            "act",
+            "measure",
+            "total",
+            "cpu",
+            "tidy",
+        )
     }
     result |= {
         "worst_total_ms": round(max(row["total"] for row in rows) * 1e3, 1),
@@ -71,9 +83,9 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
     click.echo(
         f"round of {jobs} jobs on {nodes} nodes, median of {rounds}: observe {result['observe_ms']} ms, ingest "
         f"{result['ingest_ms']} ms ({bench.reports} reports), learn {result['learn_ms']} ms, decide "
-        f"{result['decide_ms']} ms, store {result['store_ms']} ms, act {result['act_ms']} ms; total "
-        f"{result['total_ms']} ms (worst {result['worst_total_ms']} ms; CPU {result['cpu_ms']} ms), then "
-        f"{result['tidy_ms']} ms of tidying, {result['rss_mb']} MB resident"
+        f"{result['decide_ms']} ms: observation to plan {result['to_plan_ms']} ms; store {result['store_ms']} ms, act "
+        f"{result['act_ms']} ms; total {result['total_ms']} ms (worst {result['worst_total_ms']} ms; CPU "
+        f"{result['cpu_ms']} ms), then {result['tidy_ms']} ms of tidying, {result['rss_mb']} MB resident"
     )
 
 
@@ -166,6 +178,7 @@ class _Bench:
         self._body.tidy()
         self.sentence = outcome.sentence
         times = {key: outcome.times_s.get(key, 0.0) for key in ("observe", "ingest", "learn", "decide")}
+        times["to_plan"] = sum(times.values())
         times |= {key: outcome.times_s.get(key, 0.0) for key in ("store", "act", "measure")}
         return {**times, "total": total, "cpu": cpu, "tidy": time.perf_counter() - tidied}
 
