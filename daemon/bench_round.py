@@ -18,6 +18,7 @@ from .upkeep import Body, keep_heap_whole, undisturbed
 
 #: name, GPUs per node, seconds per sample relative to the middle type
 _TYPES = (("a100", 8, 0.5), ("rtx", 8, 1.0), ("t4", 4, 2.0))
+_TIMES = ("observe", "ingest", "learn", "decide", "to_plan", "store", "act", "measure", "total", "cpu", "tidy")
 _USERS = 37
 _KINDS = 60
 
@@ -50,20 +51,7 @@ def round_bench(jobs: int, nodes: int, rounds: int, mode: str, seed: int, as_jso
         rss_mb = psutil.Process().memory_info().rss / 2**20
         bench.close()
     result: dict[str, object] = {
-        f"{key}_ms": round(statistics.median(row[key] for row in rows) * 1e3, 1)
-        for key in (
-            "observe",
-            "ingest",
-            "learn",
-            "decide",
-            "to_plan",
-            "store",
-            "act",
-            "measure",
-            "total",
-            "cpu",
-            "tidy",
-        )
+        f"{key}_ms": round(statistics.median(row[key] for row in rows) * 1e3, 1) for key in _TIMES
     }
     result |= {
         "worst_total_ms": round(max(row["total"] for row in rows) * 1e3, 1),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,15 @@ def dictate() -> None:
 
 def set_breakpoints() -> None:
     """Stop before a phase is written down, after that, and after the calls that it names."""
-    save, carry_out = StoreMoveLog.save, Actor._carry_out
+    begin, save, carry_out = StoreMoveLog.begin, StoreMoveLog.save, Actor._carry_out
+
+    def begun(log: StoreMoveLog, moves: Sequence[Move]) -> Sequence[Move]:
+        for move in moves:
+            stop_at(move.job_id, move.phase.value, "before")
+        durable = begin(log, moves)
+        for move in durable:
+            stop_at(move.job_id, move.phase.value, "saved")
+        return durable
 
     def saved(log: StoreMoveLog, move: Move) -> None:
         stop_at(move.job_id, move.phase.value, "before")
@@ -85,6 +93,7 @@ def set_breakpoints() -> None:
         carry_out(actor, one, errors)
         stop_at(one.after.job_id, one.after.phase.value, "called")
 
+    StoreMoveLog.begin = begun  # type: ignore[method-assign]
     StoreMoveLog.save = saved  # type: ignore[method-assign]
     Actor._carry_out = carried_out  # type: ignore[method-assign]
 
