@@ -378,10 +378,14 @@ class Reporter:
     ) -> None:
         """Statistics of a line that could not be written are part of the next one."""
         with self._lock:
-            for key, values in sums.items():
-                mine = self._sums.setdefault(key, [0.0, 0.0, 0.0, 0.0])
-                for index, value in enumerate(values):
-                    mine[index] += value
+            newer, self._sums = self._sums, sums
+            for key, values in newer.items():
+                mine = self._sums.get(key)
+                if mine is not None:
+                    for index, value in enumerate(values):
+                        mine[index] += value
+                elif len(self._sums) < _MAX_SETTINGS:
+                    self._sums[key] = values
             self._gradient = self._gradient or gradient
             self._memory = self._memory or memory
             self._ckpt = dict(ckpt, **self._ckpt)

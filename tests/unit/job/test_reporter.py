@@ -300,6 +300,28 @@ def test_memory_stays_bounded_whatever_is_reported(spool: Path) -> None:
         assert len(job._events) <= reporter._MAX_EVENTS
 
 
+def test_memory_stays_bounded_when_steps_go_on_beside_lines_that_cannot_be_written(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Reporter(spool=str(spool), period_s=1000.0, look_s=1000.0) as job:
+        batches = iter(range(1, 10_000))
+
+        def goes_on_and_fails(record: dict[str, object]) -> bool:
+            for _ in range(reporter._MAX_SETTINGS):
+                job.step(local=next(batches), seconds=1.0)
+            return False
+
+        assert job._file is not None
+        monkeypatch.setattr(job._file, "append", goes_on_and_fails)
+        for _ in range(4):
+            job.step(local=1, seconds=1.0)
+            job._write("progress", {})
+            assert len(job._sums) <= reporter._MAX_SETTINGS
+        monkeypatch.undo()
+        # what was measured first is kept, and goes on to be summed
+        assert job._sums[1.0, 0][0] == 5.0
+
+
 def test_a_clock_set_back_does_not_disturb_step_times(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Reporter(spool=str(spool), period_s=0.02, look_s=0.02) as job:
         job.step(local=1)
