@@ -9,8 +9,11 @@ search over the same candidates for one job. Must never fit anything and never r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +54,8 @@ BATCH_CHANGE_GAIN = 0.05
 DOUBLING_ERROR = 0.1
 #: Rows filled at a time, so that the columns of a pass stay in the processor's cache.
 CHUNK_ROWS = 512
+#: Chunks filled side by side at most, on as many cores as there are.
+MOST_WORKERS = 4
 #: Stands for "no limit" on a micro-batch.
 UNLIMITED = 1 << 40
 
@@ -261,10 +266,9 @@ class GoodputTable:
         kept = [i for i in range(len(models)) if i not in new]
         if kept:
             data[:, kept] = self._data[:, [self._row[models[i].job_id] for i in kept]]
-        if changed:
-            for start in range(0, len(changed), CHUNK_ROWS):
-                part = changed[start : start + CHUNK_ROWS]
-                data[:, part] = _fill([models[i] for i in part], shapes)
+        parts = [changed[start : start + CHUNK_ROWS] for start in range(0, len(changed), CHUNK_ROWS)]
+        for part, filled in zip(parts, _fill_each([[models[i] for i in part] for part in parts], shapes), strict=True):
+            data[:, part] = filled
         self._models = {model.job_id: model for model in models}
         self._row = {model.job_id: i for i, model in enumerate(models)}
         self._data = data
@@ -299,6 +303,16 @@ def goodput_matrix(models: Sequence[JobModel], shapes: Sequence[Shape]) -> Goodp
     ``rel_error`` grows by `DOUBLING_ERROR` for every doubling beyond the GPUs that the job has run on.
     """
     return GoodputTable().refresh(models, shapes)
+
+
+def _fill_each(parts: Sequence[Sequence[JobModel]], shapes: tuple[Shape, ...]) -> Iterator[Floats]:
+    """`_fill` of each part; several side by side, as NumPy lets go of the interpreter in columns of this length."""
+    workers = min(len(parts), MOST_WORKERS, os.cpu_count() or 1)
+    if workers <= 1:
+        yield from (_fill(part, shapes) for part in parts)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="goodput") as side_by_side:
+        yield from side_by_side.map(partial(_fill, shapes=shapes), parts)
 
 
 def _fill(models: Sequence[JobModel], shapes: tuple[Shape, ...]) -> Floats:

@@ -57,6 +57,20 @@ def type_models(name: str) -> st.SearchStrategy[TypeModel]:
     return st.one_of(plain, plain, st.builds(lambda p: TypeModel(name, p, "fit", 0.1), pipelines))
 
 
+def test_a_matrix_filled_in_parts_side_by_side_is_the_one_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from slurmsia_cli.bench_matrix import make_models, make_shapes
+
+    from slurmsia.models import goodput
+
+    models, shapes = make_models(40, seed=1), make_shapes(24)
+    at_once = goodput_matrix(models, shapes)
+    monkeypatch.setattr(goodput, "CHUNK_ROWS", 3)
+    in_parts = goodput_matrix(models, shapes)
+    assert in_parts.job_ids == at_once.job_ids
+    for name in ("goodput", "throughput", "local_batch", "accumulation", "rel_error"):
+        assert np.array_equal(getattr(in_parts, name), getattr(at_once, name)), name
+
+
 @given(
     type_models("a100"), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4, 8]), st.floats(1.0, 512.0),
     st.integers(0, 7),
