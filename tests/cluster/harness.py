@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,19 +263,17 @@ class ClusterHandle:
         out = self.run(["pgrep", "-x", "slurmctld"], check=False).stdout.split()
         return int(out[0]) if out else None
 
-    def wait_until_saved(self) -> None:
-        """Wait until slurmctld has written its jobs to disk; it does so 5 s after a change at the latest.
+    def wait_until_saved(self, job: int) -> None:
+        """Wait until slurmctld has written all that it knows by now to disk, by a mark set on ``job`` last of all.
 
-        What is younger is lost when slurmctld is killed with SIGKILL: a property of Slurm, not of slurmsia.
+        It writes some 5 s after a change, later when its disk is slow, and when the file's time is younger than a
+        change the file may yet have been packed before it. What is not in the file is lost when slurmctld is killed
+        with SIGKILL: a property of Slurm, not of slurmsia.
         """
-        asked, asked_s = time.monotonic(), time.time()
-
-        def saved() -> bool:
-            # a file that appears within the same second may have been begun before whatever is to be in it
-            stamp = self.run(["stat", "-c", "%Y", "/var/spool/slurmctld/job_state"], check=False).stdout.strip()
-            return (stamp.isdigit() and int(stamp) >= asked_s + 1.0) or time.monotonic() - asked > 8
-
-        self.wait_for(saved, 10, "slurmctld to save its state")
+        mark = f"saved-{uuid.uuid4().hex}"
+        self.scontrol("update", f"JobId={job}", f"AdminComment={mark}")
+        looks = ["grep", "-c", "-F", mark, "/var/spool/slurmctld/job_state"]
+        self.wait_for(lambda: int(self.run(looks, check=False).stdout.strip() or 0), 60, "slurmctld to save its state")
 
     def kill_slurmctld(self, signal: str = "KILL") -> None:
         """Kill slurmctld and wait until it is gone; the container stays."""

@@ -115,10 +115,11 @@ def test_a_requeued_job_is_begun_again_by_slurm_after_121_seconds(cluster: Clust
 def test_slurmctld_comes_back_after_kill_with_the_queue_it_had(cluster: ClusterHandle) -> None:
     job = cluster.sbatch("-p", "t4", "--gres=gpu:1", wrap="sleep 300")
     cluster.wait_for_state(job, "RUNNING")
-    cluster.wait_until_saved()
+    cluster.wait_until_saved(job)
     cluster.kill_slurmctld()
     cluster.start_slurmctld()
-    assert cluster.job_state(job) == "RUNNING"
+    fields = cluster.show_job(job)
+    assert fields["JobState"] == "RUNNING", fields
 
 
 def test_a_stopped_node_goes_down_and_comes_back(cluster: ClusterHandle) -> None:

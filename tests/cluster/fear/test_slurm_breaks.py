@@ -25,7 +25,7 @@ def _controller_dies(site: Site, steps: list[tuple[str, str]]) -> None:
         site.stop_at(job, phase, moment)
         site.order(job, site.elsewhere(job))
         site.wait_stopped(job, phase, moment)
-        site.cluster.wait_until_saved()
+        site.cluster.wait_until_saved(neighbour)
         site.cluster.kill_slurmctld()
         site.go_on(job, phase, moment)
         site.cluster.start_slurmctld()
