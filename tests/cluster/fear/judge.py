@@ -186,14 +186,21 @@ class Site:
         self.cluster.write(f"{FOLDER}/go.{job}.{phase}.{moment}", "")
 
     def wait_phase(self, job: int, phases: str, timeout: float = 60) -> str:
-        """Wait until the job's latest move is in one of the phases (words); return it."""
+        """Wait until the job's latest move, or one that follows it, is in one of the phases (words); return it.
 
-        def now() -> str:
-            latest = [state for number, _, state, *_ in self.daemon.moves() if number == str(job)]
-            return latest[-1] if latest and latest[-1] in phases.split() else ""
+        The next round may begin another move within the second, before anybody has seen how this one ended.
+        """
+
+        def states() -> list[str]:
+            return [state for number, _, state, *_ in self.daemon.moves() if number == str(job)]
+
+        earlier = max(len(states()) - 1, 0)
+
+        def reached() -> str:
+            return next((state for state in states()[earlier:] if state in phases.split()), "")
 
         try:
-            return self.cluster.wait_for(now, timeout, f"a move of job {job} to be {phases}", every=0.3)
+            return self.cluster.wait_for(reached, timeout, f"a move of job {job} to be {phases}", every=0.3)
         except AssertionError as error:
             raise AssertionError(f"{error}; moves: {self.daemon.moves()}; log: {self.daemon.log()[-3000:]}") from None
 
