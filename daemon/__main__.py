@@ -69,7 +69,7 @@ def serve(config_file: Path, mode: str | None) -> int:
         click.echo(f"slurmsia-daemon cannot start: {error}", err=True)
         return EXIT_CANNOT_START
     cycle = wiring.make_cycle(config, client, store)
-    bridge = ApiBridge(config, config_file)
+    bridge = ApiBridge(config, config_file, cycle.parts.metrics)
     loop = Loop(
         cycle,
         Leadership(config.daemon.state_dir),

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from slurmsia.config import Config
 
 from .control import KINDS, Wish
+from .metrics import Metrics
 from .published import Published
 
 _log = logging.getLogger("slurmsia.api")
@@ -54,8 +56,9 @@ def _receive(channel: socket.socket, size: int) -> bytes | None:
 class ApiBridge:
     """`loop.Audience` for the API process. Nothing here blocks the loop."""
 
-    def __init__(self, config: Config, config_file: Path) -> None:
+    def __init__(self, config: Config, config_file: Path, metrics: Metrics | None = None) -> None:
         self._config = config
+        self._metrics = metrics
         self._config_file = config_file
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -77,6 +80,8 @@ class ApiBridge:
         if self._process is None:
             return
         self._restart_if_dead()
+        if self._metrics is not None:
+            state = replace(state, metrics=self._metrics.text())
         with self._wanted:
             self._latest = pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL)
             self._wanted.notify()

@@ -70,6 +70,11 @@ class Intake:
         """Reports read and not yet stored."""
         return len(self._held)
 
+    @property
+    def backlog(self) -> bool:
+        """Whether more wait to be stored than the next round should have to."""
+        return len(self._held) >= CHUNK
+
     def problems(self) -> dict[JobId, tuple[str, ...]]:
         """By job, what is wrong with what it reports: its file, its log, reports the store refused."""
         logs = self._tails.problems
@@ -111,7 +116,9 @@ class Intake:
         return True
 
     def between(self, flights: Mapping[JobId, Move], seen: Mapping[JobId, Job]) -> None:
-        """Between rounds: store what waits, and hear the jobs that a move waits for, old run and new.
+        """Between rounds: work off a backlog, and hear the jobs that a move waits for, old run and new.
+
+        A few reports are stored with the next round: each transaction is a write to the disk that the tick waits for.
 
         ``seen``: jobs in flight as the last read of the queue showed them. Raises a `StoreError` when the store is
         away, `Fenced` when somebody else leads.
@@ -128,8 +135,8 @@ class Intake:
                 known[job_id, job.restarts] = (job.user_id, job.allocation)
         if known:
             self._poll(known, [])
-        if self._held:
-            self._drain(TICK_BUDGET_S)
+        if self.backlog:
+            self._drain(TICK_BUDGET_S, whole_chunks=True)
 
     def close(self) -> None:
         self._tails.close()
@@ -154,10 +161,10 @@ class Intake:
             if report.script_proven:
                 self._book.proven(report.job_id)
 
-    def _drain(self, budget_s: float) -> None:
+    def _drain(self, budget_s: float, whole_chunks: bool = False) -> None:
         """Store what is held, a chunk a transaction, until the budget is spent."""
         end = time.monotonic() + budget_s
-        while self._held:
+        while self.backlog if whole_chunks else self._held:
             chunk = [self._held[index] for index in range(min(CHUNK, len(self._held)))]
             try:
                 result = self._store.ingest([(report, self._context(report)) for report in chunk])

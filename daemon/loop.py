@@ -169,9 +169,9 @@ class Loop:
         return ("paused", why) if why else (self._config.daemon.mode, "")
 
     def _tick_is_due(self) -> bool:
-        """Whether moves in flight, finished moves to hand out, or reports to store ask for a look now."""
+        """Whether moves in flight, finished moves to hand out, or a backlog of reports ask for a look now."""
         wait_s = self._cycle.parts.actor.wake_after_s()
-        if self._cycle.intake.held:
+        if self._cycle.intake.backlog:
             wait_s = 0.0
         if wait_s is None:
             return False
@@ -355,7 +355,7 @@ class Loop:
                 prospect=outcome.prospect,
             )
         self._service.status(f"{sentence} {self._config_problem}".strip())
-        self._audience.publish(replace(state, metrics=parts.metrics.text()))
+        self._audience.publish(state)
 
     def _shut_down(self) -> None:
         """Let moves reach a safe state (every state is one: Slurm alone starts every job), then resign."""

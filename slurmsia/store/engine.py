@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,8 +50,9 @@ def database_url(url: str, password_file: str | None = None) -> URL:
     return parsed
 
 
+@cache
 def insert_of(is_sqlite: bool, table: type | Table) -> Any:
-    """The dialect's INSERT, which knows ON CONFLICT."""
+    """The dialect's INSERT, which knows ON CONFLICT. One object for each table: SQLAlchemy then compiles it once."""
     target = getattr(table, "__table__", table)
     return sqlite.insert(target) if is_sqlite else postgresql.insert(target)
 

@@ -123,17 +123,20 @@ _JOB_COLUMNS = (
 )  # fmt: skip
 
 
+_CURRENT = (
+    select(*_JOB_COLUMNS)
+    .where(Job.cluster_id == bindparam("b_cluster"), Job.current, Job.slurm_id.in_(bindparam("b_ids", expanding=True)))
+    .order_by(Job.id)
+    .with_for_update()
+)
+
+
 def current_rows(connection: Connection, cluster_id: int, slurm_ids: Iterable[str]) -> dict[str, DbRow]:
     """The present owners of Slurm ids, locked against other writers (PostgreSQL; SQLite has one writer anyway)."""
     rows: dict[str, DbRow] = {}
     for part in chunks(sorted(set(slurm_ids))):
-        statement = (
-            select(*_JOB_COLUMNS)
-            .where(Job.cluster_id == cluster_id, Job.current, Job.slurm_id.in_(part))
-            .order_by(Job.id)
-            .with_for_update()
-        )
-        rows.update({row.slurm_id: row for row in connection.execute(statement)})
+        found = connection.execute(_CURRENT, {"b_cluster": cluster_id, "b_ids": part})
+        rows.update({row.slurm_id: row for row in found})
     return rows
 
 

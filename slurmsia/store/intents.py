@@ -21,12 +21,18 @@ from .lease import fence
 from .records import MoveEvent, MoveRecord, OperatorAction
 from .schema import Job, Move, MoveEventRow, OperatorActionRow
 
+_TARGETS = select(Move.id, Move.job_id, Move.target_json).where(Move.id.in_(bindparam("b_moves", expanding=True)))
+_OPEN_OF = select(Move.id, Move.job_id).where(
+    Move.job_id.in_(bindparam("b_jobs", expanding=True)), Move.ended_s.is_(None)
+)
+
 
 def record_intents(
-    db: Database, connection: Connection, cluster_id: int, lease_name: str, moves: Sequence[MoveRecord]
+    db: Database, connection: Connection, cluster_id: int, lease_name: str, moves: Sequence[MoveRecord], fenced: int
 ) -> None:
-    """Write intents. Raises `Fenced`, and `StoreConflict` when a job has another unfinished move."""
-    _fence(connection, lease_name, (move.generation for move in moves))
+    """Write intents. Raises `Fenced`, and `StoreConflict` when a job has another unfinished move. ``fenced``: see
+    `record_events`."""
+    _fence(connection, lease_name, fenced, (move.generation for move in moves))
     jobs = current_rows(connection, cluster_id, [move.job_id for move in moves])
     for move in moves:
         if move.job_id not in jobs:
@@ -35,11 +41,9 @@ def record_intents(
     known: dict[str, DbRow] = {}
     unfinished: dict[int, str] = {}
     for part in chunks([move.move_id for move in moves]):
-        statement = select(Move.id, Move.job_id, Move.target_json).where(Move.id.in_(part))
-        known.update({row.id: row for row in connection.execute(statement)})
+        known.update({row.id: row for row in connection.execute(_TARGETS, {"b_moves": part})})
     for part in chunks(owners):
-        open_moves = select(Move.id, Move.job_id).where(Move.job_id.in_(part), Move.ended_s.is_(None))
-        unfinished.update({row.job_id: row.id for row in connection.execute(open_moves)})
+        unfinished.update({row.job_id: row.id for row in connection.execute(_OPEN_OF, {"b_jobs": part})})
     rows = []
     for move in moves:
         job, target = jobs[move.job_id], codec.plain_json(move.target)
@@ -60,19 +64,32 @@ def record_intents(
         connection.execute(db.insert(Move), rows)
 
 
-def record_events(db: Database, connection: Connection, lease_name: str, events: Sequence[MoveEvent]) -> None:
+_MOVES = (
+    select(Move.id, Move.state, Move.generation, Move.ended_s)
+    .where(Move.id.in_(bindparam("b_moves", expanding=True)))
+    .order_by(Move.id)
+    .with_for_update()
+)
+_EVENTS = select(MoveEventRow.move_id, MoveEventRow.seq, MoveEventRow.event, MoveEventRow.to_state).where(
+    MoveEventRow.move_id.in_(bindparam("b_moves", expanding=True))
+)
+_ADVANCE = update(Move).where(Move.id == bindparam("b_id")).values(
+    state=bindparam("b_state"), updated_s=bindparam("b_t"), generation=bindparam("b_generation"),
+    ended_s=bindparam("b_ended"),
+)  # fmt: skip
+
+
+def record_events(
+    db: Database, connection: Connection, lease_name: str, events: Sequence[MoveEvent], fenced: int
+) -> None:
     """Write one transition of each of some moves. Raises `Fenced`; `StoreConflict` for an unknown move or an event
-    after its end."""
-    _fence(connection, lease_name, (happened.generation for happened in events))
+    after its end. ``fenced``: the generation that this transaction is fenced with already."""
+    _fence(connection, lease_name, fenced, (happened.generation for happened in events))
     moves: dict[str, DbRow] = {}
     known: dict[tuple[str, int], DbRow] = {}
     for part in chunks(sorted({happened.move_id for happened in events})):
-        of_moves = select(Move.id, Move.state, Move.generation, Move.ended_s).where(Move.id.in_(part))
-        moves.update({row.id: row for row in connection.execute(of_moves.order_by(Move.id).with_for_update())})
-        of_events = select(MoveEventRow.move_id, MoveEventRow.seq, MoveEventRow.event, MoveEventRow.to_state).where(
-            MoveEventRow.move_id.in_(part)
-        )
-        known.update({(row.move_id, row.seq): row for row in connection.execute(of_events)})
+        moves.update({row.id: row for row in connection.execute(_MOVES, {"b_moves": part})})
+        known.update({(row.move_id, row.seq): row for row in connection.execute(_EVENTS, {"b_moves": part})})
     new = [happened for happened in events if _is_new(happened, moves.get(happened.move_id), known)]
     if not new:
         return
@@ -89,10 +106,7 @@ def record_events(db: Database, connection: Connection, lease_name: str, events:
         ],
     )  # fmt: skip
     connection.execute(
-        update(Move).where(Move.id == bindparam("b_id")).values(
-            state=bindparam("b_state"), updated_s=bindparam("b_t"), generation=bindparam("b_generation"),
-            ended_s=bindparam("b_ended"),
-        ),
+        _ADVANCE,
         [
             {
                 "b_id": happened.move_id, "b_state": happened.to_state, "b_t": happened.t_s,
@@ -121,8 +135,9 @@ def _is_new(happened: MoveEvent, move: DbRow | None, known: Mapping[tuple[str, i
     return True
 
 
-def _fence(connection: Connection, lease_name: str, generations: Iterable[int]) -> None:
-    for generation in sorted(set(generations)):
+def _fence(connection: Connection, lease_name: str, fenced: int, generations: Iterable[int]) -> None:
+    """Fence what the transaction is not fenced with yet."""
+    for generation in sorted({*generations} - {fenced}):
         fence(connection, lease_name, generation)
 
 

@@ -5,7 +5,7 @@ The database server's clock decides about expiry. A lease is never shortened by 
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from .engine import Database
 from .errors import Fenced
@@ -75,12 +75,15 @@ def release(connection: Connection, name: str, holder: str, generation: int) -> 
     )
 
 
+_LEADER = (
+    select(LeaseRow.generation, LeaseRow.holder).where(LeaseRow.name == bindparam("b_name")).with_for_update(read=True)
+)
+
+
 def fence(connection: Connection, name: str, generation: int | None) -> None:
     """Refuse the transaction of an older leader (`Fenced`). The row stays locked until the transaction ends."""
     if generation is None:
         return
-    row = connection.execute(
-        select(LeaseRow.generation, LeaseRow.holder).where(LeaseRow.name == name).with_for_update(read=True)
-    ).one_or_none()
+    row = connection.execute(_LEADER, {"b_name": name}).one_or_none()
     if row is not None and row.generation != generation:
         raise Fenced(generation, row.generation, row.holder)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from ..cluster import JobId
 from ..history import (
@@ -48,18 +48,23 @@ _ENDED_LOOKED_AT = 256
 _LONE_RATIO_STD = 0.3
 
 
+_LATEST = select(
+    Job.id, Job.slurm_id, Job.history_version, Job.throughput_only, Job.gradient_t_s, Job.gradient_square,
+    Job.gradient_variance, Job.gradient_scale, Job.progress_t_s, Job.progress_samples, Job.target_samples,
+    Job.checkpoint_samples, Job.checkpoint_t_s,
+).where(
+    Job.cluster_id == bindparam("b_cluster"), Job.current, Job.slurm_id.in_(bindparam("b_ids", expanding=True))
+)  # fmt: skip
+
+
 def job_histories(
     connection: Connection, cluster_id: int, job_ids: Sequence[JobId], known: Mapping[JobId, JobHistory]
 ) -> dict[JobId, JobHistory]:
     """Histories pooled over runs; jobs whose version equals that in ``known`` are taken from there."""
     rows: dict[int, DbRow] = {}
     for part in chunks(sorted(set(job_ids))):
-        statement = select(
-            Job.id, Job.slurm_id, Job.history_version, Job.throughput_only, Job.gradient_t_s, Job.gradient_square,
-            Job.gradient_variance, Job.gradient_scale, Job.progress_t_s, Job.progress_samples, Job.target_samples,
-            Job.checkpoint_samples, Job.checkpoint_t_s,
-        ).where(Job.cluster_id == cluster_id, Job.current, Job.slurm_id.in_(part))  # fmt: skip
-        rows.update({row.id: row for row in connection.execute(statement)})
+        latest = connection.execute(_LATEST, {"b_cluster": cluster_id, "b_ids": part})
+        rows.update({row.id: row for row in latest})
     found: dict[JobId, JobHistory] = {}
     stale: list[int] = []
     for row in rows.values():
@@ -109,51 +114,59 @@ _SHAPE = ("gpu_type", "nodes", "gpus", "local_batch", "accumulation")
 _SUMS = ("count", "step_sum_s", "step_square_sum_s2", "sync_sum_s")
 
 
+def _pooled_observations() -> Any:
+    shape = [getattr(RunObservation, name) for name in _SHAPE]
+    return (
+        select(Run.job_id, *shape, *(func.sum(getattr(RunObservation, name)).label(name) for name in _SUMS))
+        .join(Run, Run.id == RunObservation.run_id)
+        .where(Run.job_id.in_(bindparam("b_jobs", expanding=True)))
+        .group_by(Run.job_id, *shape)
+        .order_by(Run.job_id, *shape)
+    )
+
+
+_OBSERVATIONS = _pooled_observations()
+
+
 def _observations(connection: Connection, job_rows: Sequence[int]) -> dict[int, list[Observation]]:
     found: dict[int, list[Observation]] = defaultdict(list)
-    shape = [getattr(RunObservation, name) for name in _SHAPE]
     for part in chunks(job_rows):
-        statement = (
-            select(Run.job_id, *shape, *(func.sum(getattr(RunObservation, name)).label(name) for name in _SUMS))
-            .join(Run, Run.id == RunObservation.run_id)
-            .where(Run.job_id.in_(part))
-            .group_by(Run.job_id, *shape)
-            .order_by(Run.job_id, *shape)
-        )
-        for job_id, *values in connection.execute(statement):
+        for job_id, *values in connection.execute(_OBSERVATIONS, {"b_jobs": part}):
             found[job_id].append(Observation(*values))
     return found
+
+
+_PEAKS = (
+    select(
+        MemoryPeak.job_id, MemoryPeak.gpu_type, MemoryPeak.local_batch, MemoryPeak.peak_bytes, MemoryPeak.total_bytes
+    )
+    .where(MemoryPeak.job_id.in_(bindparam("b_jobs", expanding=True)))
+    .order_by(MemoryPeak.job_id, MemoryPeak.gpu_type, MemoryPeak.local_batch)
+)
 
 
 def _memory(connection: Connection, job_rows: Sequence[int]) -> dict[int, list[MemoryPoint]]:
     found: dict[int, list[MemoryPoint]] = defaultdict(list)
     for part in chunks(job_rows):
-        statement = (
-            select(
-                MemoryPeak.job_id, MemoryPeak.gpu_type, MemoryPeak.local_batch, MemoryPeak.peak_bytes,
-                MemoryPeak.total_bytes,
-            )
-            .where(MemoryPeak.job_id.in_(part))
-            .order_by(MemoryPeak.job_id, MemoryPeak.gpu_type, MemoryPeak.local_batch)
-        )  # fmt: skip
-        for row in connection.execute(statement):
+        for row in connection.execute(_PEAKS, {"b_jobs": part}):
             found[row.job_id].append(MemoryPoint(row.gpu_type, row.local_batch, row.peak_bytes, row.total_bytes))
     return found
+
+
+_RESTARTS = (
+    select(
+        Run.job_id, RestartCostRow.save_s, RestartCostRow.requeue_s, RestartCostRow.load_s, RestartCostRow.first_step_s
+    )
+    .join(Run, Run.id == RestartCostRow.run_id)
+    .where(Run.job_id.in_(bindparam("b_jobs", expanding=True)))
+    .order_by(Run.job_id, Run.restart)
+)
 
 
 def _restarts(connection: Connection, job_rows: Sequence[int]) -> dict[int, list[RestartSample]]:
     found: dict[int, list[RestartSample]] = defaultdict(list)
     for part in chunks(job_rows):
-        statement = (
-            select(
-                Run.job_id, RestartCostRow.save_s, RestartCostRow.requeue_s, RestartCostRow.load_s,
-                RestartCostRow.first_step_s,
-            )
-            .join(Run, Run.id == RestartCostRow.run_id)
-            .where(Run.job_id.in_(part))
-            .order_by(Run.job_id, Run.restart)
-        )  # fmt: skip
-        for job_id, *values in connection.execute(statement):
+        for job_id, *values in connection.execute(_RESTARTS, {"b_jobs": part}):
             found[job_id].append(RestartSample(*values))
     return {job_id: samples[-_RESTARTS_KEPT:] for job_id, samples in found.items()}
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from ..history import Observation, Report, noise_cell
 from .engine import Database, DbRow
@@ -108,6 +108,11 @@ def _misfit(row: DbRow | None, report: Report, context: ReportContext | None) ->
     return ""
 
 
+_RUNS = select(Run.id, Run.job_id, Run.restart, Run.last_seq, Run.last_point_s, Run.ended_s).where(
+    Run.job_id.in_(bindparam("b_jobs", expanding=True))
+)
+
+
 def _ensure_runs(
     db: Database, connection: Connection, rows: dict[str, DbRow], reports: Sequence[Report]
 ) -> dict[tuple[int, int], RunState]:
@@ -121,10 +126,7 @@ def _ensure_runs(
 
     def look() -> None:
         for part in chunks(sorted({row_id for row_id, _ in first})):
-            statement = select(
-                Run.id, Run.job_id, Run.restart, Run.last_seq, Run.last_point_s, Run.ended_s
-            ).where(Run.job_id.in_(part))  # fmt: skip
-            for run in connection.execute(statement):
+            for run in connection.execute(_RUNS, {"b_jobs": part}):
                 stored[(run.job_id, run.restart)] = run
                 if run.ended_s is None:
                     newest_open[run.job_id] = run.restart

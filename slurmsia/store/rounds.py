@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, select, update
@@ -22,7 +23,7 @@ from ..models.base import JobModel, TypeModel
 from ..plan import Plan, TargetKind, Verdict
 from ..standing import Standing
 from . import codec
-from .engine import Database, DbRow
+from .engine import Database, DbRow, insert_of
 from .identity import chunks, storable
 from .records import RoundHead, RoundRecord, StoredRound, VerdictSpan
 from .schema import ConfigText, Job, Round, RoundBody, StandingRow, VerdictRow
@@ -110,6 +111,28 @@ def _models_text(models: Mapping[JobId, JobModel], kept: codec.Kept) -> str:
     })  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Inserts of one dialect, built once: SQLAlchemy compiles a statement it has seen before in no time."""
+
+    config: Any
+    round: Any
+    standing: Any
+
+
+@cache
+def _statements(is_sqlite: bool) -> _Statements:
+    standing = insert_of(is_sqlite, StandingRow)
+    new = standing.excluded
+    return _Statements(
+        config=insert_of(is_sqlite, ConfigText).on_conflict_do_nothing(),
+        round=insert_of(is_sqlite, Round).on_conflict_do_nothing().returning(Round.id),
+        standing=standing.on_conflict_do_update(
+            index_elements=["job_id"], set_={"body_json": new.body_json, "updated_s": new.updated_s}
+        ),
+    )
+
+
 def write_round(
     db: Database, connection: Connection, cluster_id: int, encoded: EncodedRound, job_rows: Mapping[JobId, int],
     spans: dict[int, OpenSpan],
@@ -119,18 +142,16 @@ def write_round(
     ``spans``: see `_write_verdicts`; no longer true when the transaction fails.
     """
     record = encoded.record
-    connection.execute(
-        db.insert(ConfigText)
-        .values(hash=encoded.row["config_hash"], body_json=encoded.config, first_used_s=record.taken_s)
-        .on_conflict_do_nothing()
-    )
+    statements = _statements(db.is_sqlite)
+    config = {"hash": encoded.row["config_hash"], "body_json": encoded.config, "first_used_s": record.taken_s}
+    connection.execute(statements.config, config)
     round_id: int | None = connection.execute(
-        db.insert(Round).values(cluster_id=cluster_id, **encoded.row).on_conflict_do_nothing().returning(Round.id)
+        statements.round, {"cluster_id": cluster_id, **encoded.row}
     ).scalar_one_or_none()
     if round_id is None:
         statement = select(Round.id).where(Round.cluster_id == cluster_id, Round.taken_s == record.taken_s)
         return connection.execute(statement).scalar_one()
-    connection.execute(db.insert(RoundBody).values(round_id=round_id, **encoded.body))
+    connection.execute(db.insert(RoundBody), {"round_id": round_id, **encoded.body})
     _write_verdicts(db, connection, round_id, record.taken_s, encoded.verdicts, job_rows, spans)
     return round_id
 
@@ -155,10 +176,7 @@ def _write_verdicts(
     """
     wanted = {job_rows[job_id]: said for job_id, said in verdicts.items() if job_id in job_rows}
     for part in chunks(sorted(wanted.keys() - spans.keys())):
-        statement = select(VerdictRow.id, VerdictRow.job_id, VerdictRow.code, VerdictRow.term).where(
-            VerdictRow.open, VerdictRow.job_id.in_(part)
-        )
-        for row in connection.execute(statement):
+        for row in connection.execute(_OPEN_SPANS, {"b_jobs": part}):
             spans[row.job_id] = OpenSpan(row.id, row.code, row.term)
     stays: list[int] = []
     said_anew, ended, opened = [], [], []
@@ -179,20 +197,25 @@ def _write_verdicts(
             "first_round": round_id, "last_round": round_id, "first_s": taken_s, "last_s": taken_s, "rounds": 1,
         })  # fmt: skip
     for part in chunks(ended):
-        connection.execute(update(VerdictRow).where(VerdictRow.id.in_(part)).values(open=False))
+        connection.execute(_CLOSE_SPANS, {"b_ids": part})
     if said_anew:
         connection.execute(_NEW_BODY, said_anew)
     for part in chunks(sorted(stays)):
-        connection.execute(
-            update(VerdictRow).where(VerdictRow.id.in_(part)).values(
-                last_round=round_id, rounds=VerdictRow.rounds + 1,
-                last_s=case((VerdictRow.last_s < taken_s, taken_s), else_=VerdictRow.last_s),
-            )
-        )  # fmt: skip
+        connection.execute(_EXTEND_SPANS, {"b_ids": part, "b_round": round_id, "b_taken": taken_s})
     if opened:
         connection.execute(db.insert(VerdictRow), opened)
 
 
+_OPEN_SPANS = select(VerdictRow.id, VerdictRow.job_id, VerdictRow.code, VerdictRow.term).where(
+    VerdictRow.open, VerdictRow.job_id.in_(bindparam("b_jobs", expanding=True))
+)
+_OF_IDS = VerdictRow.id.in_(bindparam("b_ids", expanding=True))
+_TAKEN: Any = bindparam("b_taken")
+_CLOSE_SPANS = update(VerdictRow).where(_OF_IDS).values(open=False)
+_EXTEND_SPANS = update(VerdictRow).where(_OF_IDS).values(
+    last_round=bindparam("b_round"), rounds=VerdictRow.rounds + 1,
+    last_s=case((VerdictRow.last_s < _TAKEN, _TAKEN), else_=VerdictRow.last_s),
+)  # fmt: skip
 _NEW_BODY = update(VerdictRow).where(VerdictRow.id == bindparam("b_id")).values(body_json=bindparam("b_body"))
 
 
@@ -200,12 +223,8 @@ def write_standings(db: Database, connection: Connection, bodies: Mapping[int, s
     """Replace what we remember of these job rows."""
     if not bodies:
         return
-    insert = db.insert(StandingRow)
     connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["job_id"],
-            set_={"body_json": insert.excluded.body_json, "updated_s": insert.excluded.updated_s},
-        ),
+        _statements(db.is_sqlite).standing,
         [{"job_id": row_id, "body_json": body, "updated_s": now_s} for row_id, body in sorted(bodies.items())],
     )
 

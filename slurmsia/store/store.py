@@ -217,20 +217,21 @@ class Store:
     def record_move_intent(self, move: MoveRecord) -> None:
         """Write a move before its first call to Slurm. Repeating it is harmless; an older leader is `Fenced`."""
         with self._writing(move.generation) as (connection, cluster_id):
-            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move])
+            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move], move.generation)
 
     def record_move_event(self, happened: MoveEvent) -> None:
         """Write one transition of a move. Repeating it is harmless; an older leader is `Fenced`."""
         with self._writing(happened.generation) as (connection, _):
-            intents.record_events(self.db, connection, self.cluster, [happened])
+            intents.record_events(self.db, connection, self.cluster, [happened], happened.generation)
 
     def record_moves(self, begun: Sequence[tuple[MoveRecord, MoveEvent]]) -> None:
         """Write moves before their first calls to Slurm, each with its first transition: all of them or none."""
         if not begun:
             return
-        with self._writing(begun[0][0].generation) as (connection, cluster_id):
-            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move for move, _ in begun])
-            intents.record_events(self.db, connection, self.cluster, [happened for _, happened in begun])
+        fenced = begun[0][0].generation
+        with self._writing(fenced) as (connection, cluster_id):
+            intents.record_intents(self.db, connection, cluster_id, self.cluster, [move for move, _ in begun], fenced)
+            intents.record_events(self.db, connection, self.cluster, [happened for _, happened in begun], fenced)
 
     def operator_action(self, action: OperatorAction) -> None:
         """Write who did what, when."""

@@ -324,7 +324,9 @@ def _rss_mb() -> float:
 def run(hours: float, seed: int) -> tuple[Soaked, float]:
     """Soak in a folder of its own; returns what was seen and the wall seconds."""
     logging.getLogger("slurmsia").setLevel(logging.CRITICAL)
-    keep_heap_whole()  # as the daemon does when it starts
+    keep_heap_whole()  # as the daemon does when it starts, and then keeps what was imported out of collections
+    gc.collect()
+    gc.freeze()
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="slurmsia-soak-") as folder:
         seen = DaemonSoak(hours, seed, Path(folder)).soak()

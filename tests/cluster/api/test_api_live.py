@@ -179,3 +179,14 @@ def test_a_daemon_that_is_gone_is_said_with_what_to_do(cluster: ClusterHandle, d
     found = json.loads(done.stdout)
     jsonschema.validate(found, schema_of("release-all"))
     assert str(job) not in found["left"]
+
+
+def test_prometheus_scrapes_the_rounds_of_the_daemon_without_a_credential(
+    cluster: ClusterHandle, daemon: LiveDaemon
+) -> None:
+    def scraped() -> str:
+        ask_for = f"import urllib.request as u; print(u.urlopen('http://controller:{PORT}/v1/metrics').read().decode())"
+        return cluster.run([VENV_PYTHON, "-c", ask_for], user="alice", container=NODE, check=False).stdout
+
+    cluster.wait_for(lambda: "slurmsia_rounds_total{" in scraped(), 30, "a round to be among the metrics")
+    assert "slurmsia_leader 1.0" in scraped().splitlines()

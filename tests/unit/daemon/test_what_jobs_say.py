@@ -72,7 +72,7 @@ def _intake(store: Store, spool: Spool) -> Intake:
     return Intake(store, spool, ReportedJobs(), StandingBook(600.0), Metrics())
 
 
-def test_a_backlog_is_stored_in_chunks_over_rounds_and_ticks_and_nothing_is_lost(
+def test_a_backlog_is_stored_in_chunks_over_rounds_and_ticks_the_rest_with_the_next_round_and_nothing_is_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "ROUND_BUDGET_S", 0.0)
@@ -84,9 +84,11 @@ def test_a_backlog_is_stored_in_chunks_over_rounds_and_ticks_and_nothing_is_lost
     assert intake.round(_snapshot(_job()), warnings)
     assert intake.held == 25
     assert "25 job reports are still to be stored" in warnings[0]
-    for left in (15, 5, 0):
+    for left, more in ((15, True), (5, False), (5, False)):
         intake.between({}, {})
-        assert intake.held == left
+        assert (intake.held, intake.backlog) == (left, more)
+    assert intake.round(_snapshot(_job()), warnings)
+    assert intake.held == 0
     assert sum(seen.count for seen in store.history(["7"])["7"].observations) == 350
 
 
