@@ -23,6 +23,7 @@ PROFILES = DATA / "sia" / "profiles"
 
 pytestmark = [
     pytest.mark.shared_data,
+    pytest.mark.timeout(900),  # minutes of arithmetic on a busy machine
     pytest.mark.skipif(not PROFILES.is_dir(), reason="reference data not found (SLURMSIA_SHARED_DATA)"),
 ]
 
