@@ -2,7 +2,8 @@
 
 ``drive.py CLIENT SECONDS KILLS DEADLINE`` prints one JSON object: answers, refusals by name, the longest call beyond
 its deadline, and the longest delay of a 50 ms heartbeat thread in the same process, with and without what the machine
-itself adds, beside that of an idle process. KILLS > 0 kills the pyslurm worker that often in the middle of its calls.
+itself adds, beside that of an idle process on every processor. KILLS > 0 kills the pyslurm worker that often in the
+middle of its calls.
 """
 
 from __future__ import annotations
@@ -77,6 +78,22 @@ class Collections:
             self.worst_s = max(self.worst_s, time.monotonic() - self._begun)
 
 
+class Starts:
+    """The longest start of a process: CPython holds the interpreter's lock until the new program is loaded."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._fork_exec = subprocess._fork_exec  # type: ignore[attr-defined]
+        subprocess._fork_exec = self._timed  # type: ignore[attr-defined]
+
+    def _timed(self, *args: object) -> int:
+        begun = time.monotonic()
+        try:
+            return int(self._fork_exec(*args))
+        finally:
+            self.worst_s = max(self.worst_s, time.monotonic() - begun)
+
+
 class Killer(threading.Thread):
     """Kills the worker of a pyslurm client in the middle of a call, so many times; each new worker may answer twice
     first (one that is killed at its start again and again is restarted with longer and longer pauses, by design)."""
@@ -105,17 +122,20 @@ class Killer(threading.Thread):
             calls += 1_000_000
 
 
+#: One thread on each processor, so that a pause of any of them (the hypervisor's, a page to be read) is seen here, too.
 _IDLE = """
-import sys, threading, time
-worst = [0.0]
-def beat():
+import os, sys, threading, time
+worst = {}
+def beat(processor):
+    os.sched_setaffinity(0, {processor})
     while True:
         begun = time.monotonic()
         time.sleep(0.05)
-        worst[0] = max(worst[0], time.monotonic() - begun - 0.05)
-threading.Thread(target=beat, daemon=True).start()
+        worst[processor] = max(worst.get(processor, 0.0), time.monotonic() - begun - 0.05)
+for processor in os.sched_getaffinity(0):
+    threading.Thread(target=beat, args=(processor,), daemon=True).start()
 sys.stdin.read()
-print(worst[0])
+print(max(worst.values()))
 """
 
 
@@ -135,7 +155,7 @@ def main(kind: str, seconds: float, kills: int, deadline_s: float) -> None:
     if kills:
         assert isinstance(client, PyslurmClient)
         killer = Killer(client, kills)
-    heart, collections = Heartbeat(), Collections()
+    heart, collections, starts = Heartbeat(), Collections(), Starts()
     idle = subprocess.Popen([sys.executable, "-c", _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     heart.start()
     if killer is not None:
@@ -188,6 +208,7 @@ def main(kind: str, seconds: float, kills: int, deadline_s: float) -> None:
         "heartbeat_worst_late_without_waiting_for_a_processor_ms": round(heart.worst_own_late_s * 1000, 1),
         "idle_process_worst_late_ms": round(idle_late_s * 1000, 1),
         "longest_garbage_collection_ms": round(collections.worst_s * 1000, 1),
+        "longest_start_of_a_process_ms": round(starts.worst_s * 1000, 1),
         "beats": heart.beats,
         "kills": killer.done if killer is not None else 0,
         "recovered": recovered,
