@@ -37,7 +37,7 @@ class Published:
 
     ``mode``: observe, enforce, paused or standby; ``why_mode``: who paused it or why it stands by; ``problems``: by
     job, what is wrong with its reports; ``times_s``: seconds by phase of the last round; ``prospect``: what declaring
-    the undeclared jobs would allow, in every mode but enforce.
+    the undeclared jobs would allow, in every mode but enforce; ``metrics``: Prometheus text, put in by `ApiBridge`.
     """
 
     mode: str
