@@ -33,7 +33,7 @@ from slurmsia.standing import Standing
 from slurmsia.store import Fenced as StoreFenced
 from slurmsia.store import RoundRecord, Store, StoreError
 
-from .intake import Intake, ReportSource
+from .intake import TICK_BUDGET_S, Intake, ReportSource
 from .learning import Learner
 from .metrics import Metrics
 from .mishaps import Mishaps
@@ -300,6 +300,7 @@ class Cycle:
                 with self.mishaps.survived("tick"):
                     self._landed(move)
             if done.finished:
+                self.intake.store_held(TICK_BUDGET_S)
                 parts.store.save_standing(parts.book.take_changed().values(), parts.client.now_s())
         except StoreFenced as error:
             raise Fenced(str(error)) from error

@@ -138,6 +138,13 @@ class Intake:
         if self.backlog:
             self._drain(TICK_BUDGET_S, whole_chunks=True)
 
+    def store_held(self, budget_s: float = ROUND_BUDGET_S) -> None:
+        """Store what was read since the last round, before the jobs it is from are forgotten or the daemon ends.
+
+        Nobody reads the files of a run again that has ended. Raises as `between`.
+        """
+        self._drain(budget_s)
+
     def close(self) -> None:
         self._tails.close()
 

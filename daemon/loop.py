@@ -373,6 +373,8 @@ class Loop:
                 break
             time.sleep(min(1.0, self._config.daemon.tick_s))
         try:
+            if self._leadership.leads:
+                self._cycle.intake.store_held()
             parts.store.save_standing(parts.book.standings().values(), time.time())
             self._leadership.resign(parts.store)
         except (StoreError, Fenced) as error:

@@ -8,6 +8,9 @@ from dataclasses import replace
 from daemon_stage import Stage
 from slurmsia_daemon.control import Wish
 
+from slurmsia.history import Observation, Report
+from slurmsia.job.spool import SpoolBatch
+from slurmsia.moves.move import Move, MoveKind
 from slurmsia.slurm.emulator import FixedWork
 
 MakeStage = Callable[..., Stage]
@@ -158,3 +161,18 @@ def test_shutdown_says_stopping_saves_and_lets_another_daemon_lead_at_once(stage
     again = scene.daemon.book.get(job_id)
     assert again is not None
     assert replace(again, service_gpu_s=0, gpu_h_used=0) == replace(remembered, service_gpu_s=0, gpu_h_used=0)
+
+
+def test_what_jobs_said_since_the_last_round_is_stored_on_the_way_out(stage: MakeStage) -> None:
+    scene = stage()
+    job_id = scene.submit(gpus=1)
+    scene.play(70)
+    run = scene.job(job_id).restarts
+    steps = Observation("t4", 1, 1, 32.0, 0, 1000.0, 500.0, 250.0)
+    said = Report(job_id, run, 900_000, scene.emulator.now_s, "progress", observations=(steps,))
+    scene.spool.poll = lambda known: SpoolBatch((said,), {})
+    scene.daemon.cycle.intake.between({job_id: Move(job_id, MoveKind.MOVE, "r1", 0.0, run=run)}, {})
+    assert scene.daemon.cycle.intake.held > 0
+    scene.daemon.loop.stop()
+    scene.daemon.loop.run()
+    assert scene.daemon.cycle.intake.held == 0

@@ -135,6 +135,18 @@ def test_the_first_steps_of_a_started_job_are_not_read_before_its_allocation_is_
     assert spool.asked == {("7", 0): (5, running.allocation)}
 
 
+def test_what_is_read_between_rounds_can_be_stored_at_once(store: Store) -> None:
+    spool = Spool()
+    intake = _intake(store, spool)
+    intake.round(_snapshot(_job()), [])
+    spool.waiting = [_report(1), _report(2)]
+    intake.between({"7": Move("7", MoveKind.MOVE, "r1/7", NOW_S, run=0, user_id=5, phase=Phase.RUNNING)}, {})
+    assert intake.held == 2
+    intake.store_held()
+    assert intake.held == 0
+    assert sum(seen.count for seen in store.history(["7"])["7"].observations) == 20
+
+
 def test_directives_grow_over_restarts_of_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "directives").mkdir()
     reader = DirectiveReader(str(tmp_path), "7")
