@@ -35,6 +35,8 @@ class GoodputSection(Section):
     """How long a choice is taken to last: a move must earn its restart within that time."""
     lasting: float = Field(default=1.0, ge=0, le=10)
     """A run is taken to last this many times as long again as it has, where that is more; 0 = off."""
+    type_lasting: float = Field(default=2.0, ge=0, le=100)
+    """But no longer than this many times what the other jobs on the GPU type have been running on average; 0 = off."""
     pay_back: float = Field(default=3.0, ge=0, le=10)
     """Further restarts charged for leaving a configuration, at the job's learnt cost; 0 = moves and starts are free."""
     short_first: float = Field(default=0.5, ge=0, le=2)
@@ -45,7 +47,7 @@ class GoodputSection(Section):
     """Bonus for configurations of uncertain speed, in standard deviations; 0 = off."""
     from_history: bool = True
     """Start a job at any size up to twice the largest on which similar jobs were measured, without doubling first."""
-    gpu_price: float = Field(default=0.3, ge=0, le=2)
+    gpu_price: float = Field(default=0.4, ge=0, le=2)
     """Dislike of sizes that scale badly: exponent of goodput per GPU over the job's best on the type; 0 = off."""
     noise_ahead: bool = True
     """Choose batches for the gradient noise to come, as similar jobs went through it; false = as last reported."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..declaration import Level
-from ..models.goodput import BatchOption, keep_or_change
 from ..plan import BatchChoice, Target, TargetKind
+from .batches import batches_of
 from .demand import Demand, Row
 from .eligibility import Queue
 from .settle import Settled
@@ -19,10 +18,14 @@ from .settle import Settled
 
 def targets_of(queue: Queue, demand: Demand, value: NDArray[np.float64], settled: Settled) -> tuple[Target, ...]:
     """One target for every declared live job, sorted by job id. ``value`` [jobs, columns] orders the moves."""
+    managed = [(number, row) for number, row in enumerate(demand.rows) if row.managed is not None]
+    kinds = {
+        number: kind_of(row, int(settled.choice[number]), demand, row.job.id in settled.moved)
+        for number, row in managed
+    }
+    batches = batches_of(demand, settled.choice, kinds)
     targets = [
-        _target(row, number, demand, value, settled)
-        for number, row in enumerate(demand.rows)
-        if row.managed is not None
+        _target(row, number, demand, value, settled, kinds[number], batches.get(number)) for number, row in managed
     ]
     targets += [Target(other.job.id, TargetKind.LEAVE) for other in queue.left_alone if other.declared]
     return tuple(sorted(targets, key=lambda target: target.job_id))
@@ -43,9 +46,16 @@ def kind_of(row: Row, column: int, demand: Demand, moved: bool) -> TargetKind:
     return TargetKind.RESIZE if resized else TargetKind.MOVE
 
 
-def _target(row: Row, number: int, demand: Demand, value: NDArray[np.float64], settled: Settled) -> Target:
+def _target(
+    row: Row,
+    number: int,
+    demand: Demand,
+    value: NDArray[np.float64],
+    settled: Settled,
+    kind: TargetKind,
+    batch: BatchChoice | None,
+) -> Target:
     column = int(settled.choice[number])
-    kind = kind_of(row, column, demand, row.job.id in settled.moved)
     goodput = demand.problem.matrix.goodput[number]
     now = float(goodput[row.current]) if row.current >= 0 else 0.0
     if column < 0:
@@ -59,7 +69,7 @@ def _target(row: Row, number: int, demand: Demand, value: NDArray[np.float64], s
         kind=kind,
         shape=demand.problem.shapes[column],
         gpus_by_node=row.seats if row.fixed else settled.seats.get(row.job.id, ()),
-        batch=_batch(row, number, column, demand, kind),
+        batch=batch,
         expected_goodput=float(goodput[column]),
         current_goodput=now,
         urgency=round(gain, 9) if np.isfinite(gain) else 0.0,
@@ -73,19 +83,3 @@ def _fits_nothing(row: Row, number: int, demand: Demand) -> bool:
         return False
     wanted = row.managed.declaration.types
     return any(free > 0 and (not wanted or gpu_type in wanted) for gpu_type, _, free in demand.node_room)
-
-
-def _batch(row: Row, number: int, column: int, demand: Demand, kind: TargetKind) -> BatchChoice | None:
-    """The best batch there; a running adaptive job changes its batch only for more than 5 % of goodput."""
-    assert row.managed is not None
-    matrix = demand.problem.matrix
-    local, extra = int(matrix.local_batch[number, column]), int(matrix.accumulation[number, column])
-    if local < 1 or row.managed.declaration.level is not Level.ADAPTIVE:
-        return None
-    best, present = BatchChoice(local, extra), row.managed.standing.batch
-    if kind is not TargetKind.KEEP or present is None or present == best:
-        return best
-    shape = demand.problem.shapes[column]
-    held = demand.table.held(row.model, shape, present.local_batch, present.accumulation)
-    offered = BatchOption(local, extra, float(matrix.throughput[number, column]), float(matrix.goodput[number, column]))
-    return present if keep_or_change(held, offered) is held else best

@@ -91,6 +91,20 @@ class EfficiencyModel:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseAhead:
+    """Gradient noise on the way of a job, and how far ahead the batch counts that it is told now.
+
+    ``path``: (samples from now, log of variance / |gradient|^2 at batch ``scale`` times M0, what each doubling of the
+    batch adds to that), ascending, at least one. ``held_s``: seconds of work to the time, while the job
+    holds that batch, for which it is to be the best.
+    """
+
+    path: tuple[tuple[float, float, float], ...]
+    scale: float
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RestartCost:
     """Learnt cost of one move: seconds without progress, its standard deviation, and where it came from."""
 
@@ -106,6 +120,7 @@ class JobModel:
     ``units``: GPUs per replica by type (1 where absent). ``known`` is False for a job of which nothing at all is
     known: every type then has a prior model. ``work_*`` in samples, ``None`` when unknown; ``remaining_std`` is one
     standard deviation of the remaining work. ``similar_gpus``: the most GPUs on which similar jobs were measured.
+    ``efficiency`` is what configurations are valued with; with ``noise_ahead`` the batch told is chosen for that.
     """
 
     job_id: JobId
@@ -120,6 +135,7 @@ class JobModel:
     remaining_std: float | None = None
     remaining_source: str = ""
     similar_gpus: int = 0
+    noise_ahead: NoiseAhead | None = None
     version: int = 0
 
     @property

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from ..cluster import GpuType, JobId
 from ..declaration import Declaration
-from ..history import HistorySource, JobHistory, JobKind, Observation, SimilarHistory
+from ..history import Gradient, HistorySource, JobHistory, JobKind, Observation, SimilarHistory
 from . import memory, noise, restart, shipped
-from .base import BatchLimits, EfficiencyModel, JobModel, RestartCost, ThroughputParams, TypeModel
+from .base import BatchLimits, EfficiencyModel, JobModel, NoiseAhead, RestartCost, ThroughputParams, TypeModel
 from .bias import Bias, learn
 from .bootstrap import TypeFit, TypeRatio, estimate
 from .efficiency import UNKNOWN, from_gradient
@@ -55,6 +55,7 @@ class _JobEntry:
     warm: dict[str, tuple[ThroughputParams, float]] = field(default_factory=dict)
     memory: tuple[object, memory.MemoryLines] = ((), memory.MemoryLines())
     restart: tuple[object, RestartCost] = ((), RestartCost())
+    pace: noise.Pace = field(default_factory=noise.Pace)
     version: int = 0
     fitted: int = 0
     """How often `fits` and `pipelines` have changed."""
@@ -241,6 +242,7 @@ class Estimator:
             types=entry.types,
             batch=batch,
             efficiency=_efficiency(history, past, remaining) if self.noise_ahead else _reported(history, similar),
+            noise_ahead=_noise_ahead(entry, history, past, remaining) if self.noise_ahead else None,
             restart=_restart_cost(entry, history, similar, lines.pooled),
             units={name: unit for name, unit in units.items() if unit != 1},
             known=bool(entry.fits or entry.pipelines or (past is not None and past.fits)),
@@ -448,9 +450,21 @@ _NO_NOISE = noise.NoiseMap(())
 
 
 def _efficiency(history: JobHistory, past: _SimilarEntry | None, remaining: float | None) -> EfficiencyModel:
+    return noise.ahead(history, *_noise_of(past), remaining)
+
+
+def _noise_ahead(
+    entry: _JobEntry, history: JobHistory, past: _SimilarEntry | None, remaining: float | None
+) -> NoiseAhead:
+    entry.pace = entry.pace.after(history)
+    return noise.way(history, *_noise_of(past), remaining, entry.pace)
+
+
+def _noise_of(past: _SimilarEntry | None) -> tuple[noise.NoiseMap, Gradient | None]:
+    """What similar jobs say; nothing where they are only of the same cluster."""
     if past is None or past.history is None or past.history.likeness == "cluster":
-        return noise.ahead(history, _NO_NOISE, None, remaining)
-    return noise.ahead(history, past.noise, past.history.gradient, remaining)
+        return _NO_NOISE, None
+    return past.noise, past.history.gradient
 
 
 def _reported(history: JobHistory, similar: SimilarHistory | None) -> EfficiencyModel:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,6 +245,8 @@ class GoodputTable:
         self._row: dict[JobId, int] = {}
         self._data = np.zeros((5, 0, 0))
         self._held: dict[JobId, tuple[TypeModel | None, object, float | None]] = {}
+        #: what others keep between rounds of the batches that they told (`held.tell`)
+        self.told: dict[JobId, Any] = {}
 
     def held(self, model: JobModel, shape: Shape, local_batch: int, accumulation: int) -> BatchOption:
         """As `evaluate`; remembers how fast each job's last batch asked for is, while what that comes from stands."""

@@ -65,6 +65,19 @@ def step_time(
     return np.asarray(np.asarray(accumulation) * compute + full)
 
 
+def sync_time_at(params: ThroughputParams, nodes: int, gpus: int) -> float:
+    """`sync_time` of one shape: the same number within rounding."""
+    if gpus <= 1:
+        return 0.0
+    more, dense = gpus - 2.0, gpus / nodes
+    if nodes <= 1:
+        return params.alpha_r + params.beta_r * more
+    sync = params.alpha_n + params.beta_n * more
+    if dense > 1.0:
+        sync += params.kappa * (params.alpha_r + params.beta_r * max(dense - 2.0, 0.0))
+    return sync
+
+
 def step_time_at(
     params: ThroughputParams, nodes: int, gpus: int, local_batch: float, accumulation: float = 0
 ) -> float:  # fmt: skip
@@ -72,13 +85,7 @@ def step_time_at(
     compute = params.alpha_c + params.beta_c * local_batch
     if gpus <= 1:
         return (accumulation + 1.0) * compute
-    more, dense = gpus - 2.0, gpus / nodes
-    if nodes > 1:
-        sync = params.alpha_n + params.beta_n * more
-        if dense > 1.0:
-            sync += params.kappa * (params.alpha_r + params.beta_r * max(dense - 2.0, 0.0))
-    else:
-        sync = params.alpha_r + params.beta_r * more
+    sync = sync_time_at(params, nodes, gpus)
     longer, shorter = max(compute, sync), min(compute, sync)
     ratio = shorter / longer if longer > 0.0 else 0.0
     return float(accumulation * compute + longer * (1.0 + ratio**params.gamma) ** (1.0 / params.gamma))

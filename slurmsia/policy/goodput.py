@@ -37,7 +37,7 @@ class Goodput:
         bonus = 1.0 + mine.explore * unsure(rows)
         thrift = efficiency(rows) ** np.where(told, mine.gpu_price, 0.0)[:, None]
         offered = rows.goodput * bonus * thrift
-        ahead_s = look_ahead_s(rows, offered, mine.look_ahead_s, mine.lasting)
+        ahead_s = look_ahead_s(rows, offered, mine.look_ahead_s, mine.lasting, mine.type_lasting)
         speed = mean_speed(offered, np.where(told, work, np.inf), cost, ahead_s) / fair[:, None]
         first = short_first(work / fair, rows.managed, told, mine.short_first, one_size)
         patience = waited(rows, mine.patience_s, one_size)
@@ -61,14 +61,29 @@ def work_left(rows: Rows) -> Floats:
     return np.where(left > 0, left, rows.done_work)
 
 
-def look_ahead_s(rows: Rows, speed: Floats, least_s: float, lasting: float) -> Floats:
+def look_ahead_s(rows: Rows, speed: Floats, least_s: float, lasting: float, type_lasting: float) -> Floats:
     """[jobs, C] how long a choice for each job is taken to last: ``lasting`` times as long as its present run has.
 
-    Who is to make room goes to a slower configuration only until the other has ended, so that lasts ``least_s``.
+    But on each type no longer than ``type_lasting`` times the age of what else runs there: where short jobs come and
+    go nobody stays. Who is to make room goes to a slower configuration only until the other has ended: ``least_s``.
     """
     run = np.array([c.run_s if c.current >= 0 else 0.0 for c in rows.problem.candidates])
     now = np.max(speed, axis=1, initial=0.0, where=rows.is_current)[:, None]
-    return np.where(speed < now, least_s, np.maximum(lasting * run, least_s)[:, None])
+    lasts = (lasting * run)[:, None]
+    if type_lasting > 0:
+        lasts = np.minimum(lasts, type_lasting * age_of_others(rows, run))
+    return np.where(speed < now, least_s, np.maximum(lasts, least_s))
+
+
+def age_of_others(rows: Rows, run_s: Floats) -> Floats:
+    """[jobs, C] for how long the other jobs on a column's type have been running, by GPUs; inf where there are none."""
+    gpu_types = [shape.gpu_type for shape in rows.problem.shapes]
+    on_type = np.array([[of == name for of in gpu_types] for name in sorted(set(gpu_types))], dtype=np.float64)
+    held = (rows.is_current * rows.gpus) @ on_type.T
+    others = held.sum(axis=0) - held
+    aged = (held * run_s[:, None]).sum(axis=0) - held * run_s[:, None]
+    mean = np.divide(aged, others, out=np.full_like(aged, np.inf), where=others > 0.5)
+    return np.asarray(mean[:, on_type.argmax(axis=0)])
 
 
 def restart_charge_s(rows: Rows, pay_back: float, told: Flags) -> Floats:

@@ -9,7 +9,7 @@ import pytest
 from slurmsia.history import Gradient, JobHistory, NoiseCell, Observation, Progress, Report, noise_cell
 from slurmsia.models.base import EfficiencyModel
 from slurmsia.models.efficiency import UNKNOWN
-from slurmsia.models.noise import GROWTH, NoiseMap, ahead
+from slurmsia.models.noise import FIRST_HELD_S, GROWTH, HELD_POINT, NoiseMap, Pace, ahead, way
 
 NOBODY = NoiseMap(())
 
@@ -97,3 +97,73 @@ def test_a_vanishing_gradient_counts_as_very_noisy_not_as_infinitely_so() -> Non
     cell = noise_cell(_report(9.0, 1e300))
     assert cell is not None
     assert cell.log_sum == pytest.approx(math.log(1e6))
+
+
+def _at(job: JobHistory, kind: NoiseMap, latest: Gradient | None = None, remaining: float | None = None) -> list[float]:
+    """Noise along the way of a job."""
+    return [math.exp(ratio) for _, ratio, _ in way(job, kind, latest, remaining, Pace()).path]
+
+
+def test_the_way_of_a_job_that_begins_is_that_of_its_kind_from_the_first_report_on() -> None:
+    found = way(JobHistory("2"), GROWING, Gradient(0.0, 1.0, 900.0, 1.0), 40_000.0, Pace())
+    assert found.held_s == FIRST_HELD_S
+    assert [round(samples) for samples, _, _ in found.path][:3] == [0, 939, 1409]
+    assert math.exp(found.path[0][1]) == pytest.approx(2.5, rel=0.3)
+    assert math.exp(found.path[-1][1]) == pytest.approx(2.0 * 939.0 * 16.0 / 1000.0, rel=0.3)
+
+
+def test_a_job_of_which_nobody_knows_anything_begins_with_little_noise_not_with_the_largest_batch() -> None:
+    assert _at(JobHistory("2"), NOBODY) == pytest.approx([2.0])
+    assert _at(JobHistory("2"), NOBODY, Gradient(0.0, 1.0, 9.0, 1.0)) == pytest.approx([9.0])
+
+
+def test_the_way_of_a_job_that_runs_begins_with_what_it_reports_and_ends_with_what_others_met() -> None:
+    found = _at(_job(2_000.0, 4.0), GROWING)
+    assert found[0] == pytest.approx(4.0, rel=0.2)
+    assert found[-1] == pytest.approx(36.0, rel=0.3)
+    assert found == sorted(found)
+
+
+def test_the_way_ends_before_the_work_does() -> None:
+    last = way(_job(10_000.0, 20.0), GROWING, None, 400.0, Pace()).path[-1]
+    assert last[0] == pytest.approx(200.0)
+
+
+def test_the_way_says_how_noise_depends_on_the_batch_where_several_were_tried() -> None:
+    cells = [
+        noise_cell(_report(samples, ratio * scale**0.4, scale))
+        for samples in (8_000.0, 10_000.0, 12_000.0)
+        for ratio, scale in ((5.0, 1.0), (5.0, 4.0), (5.0, 16.0))
+    ]
+    kind = NoiseMap(NoiseCell(c.samples_cell, c.scale_doubling, 4.0, 4.0 * c.log_sum, 0.0) for c in cells if c)
+    slopes = [slope for _, _, slope in way(_job(10_000.0, 9.0), kind, None, None, Pace()).path]
+    assert 0.05 < slopes[0] < 0.4 * math.log(2.0) * 1.01
+    one_batch = way(_job(10_000.0, 9.0), GROWING, None, None, Pace()).path
+    assert [slope for _, _, slope in one_batch] == pytest.approx([0.0] * len(one_batch), abs=1e-9)
+
+
+def _paces(*worked_s: float) -> list[Pace]:
+    found, pace = [], Pace()
+    for seconds in worked_s:
+        pace = pace.after(_job(1.0, 1.0, seconds))
+        found.append(pace)
+    return found
+
+
+def test_a_job_whose_reports_come_twice_as_late_each_time_is_told_for_the_gap_after_the_next() -> None:
+    assert [pace.held_s for pace in _paces(30.0, 90.0, 210.0)] == pytest.approx(
+        [60.0 + HELD_POINT * 120.0, 120.0 + HELD_POINT * 240.0, 240.0 + HELD_POINT * 480.0]
+    )
+
+
+def test_a_job_that_reports_every_half_minute_is_told_for_the_next_minute() -> None:
+    assert _paces(30.0, 60.0, 90.0)[-1].held_s == pytest.approx(30.0 + HELD_POINT * 30.0)
+
+
+def test_no_gap_is_taken_to_be_longer_than_ten_minutes() -> None:
+    assert _paces(30.0, 9_000.0, 99_000.0)[-1].held_s == pytest.approx(600.0 + HELD_POINT * 600.0)
+
+
+def test_a_job_first_seen_late_is_not_taken_to_have_been_silent_all_the_time() -> None:
+    assert _paces(50_000.0)[0].gap_s == 30.0
+    assert _paces(30.0, 30.0)[0] == _paces(30.0, 30.0)[1]

@@ -9,7 +9,7 @@ from policy_rounds import chosen, problem, terms
 from slurmsia.config.policy import PolicySection
 from slurmsia.models.base import JobModel, RestartCost
 from slurmsia.policy.base import Candidate
-from slurmsia.policy.goodput import work_left
+from slurmsia.policy.goodput import age_of_others, work_left
 from slurmsia.policy.rows import Rows
 
 #: Only speed against the equal share, in units of the look-ahead: every other term is switched off.
@@ -96,6 +96,27 @@ def test_a_job_is_not_sent_to_a_slower_place_for_a_short_while_however_long_it_r
     round_ = problem([[10.0, 0.0, 20.0, 0.0]], [running], models=with_work(1e9, restart_s=100.0))
     said = terms("goodput", round_, goodput={**BARE, "pay_back": 2, "lasting": 1})
     assert said.value[0, 0] / said.value[0, 2] == pytest.approx(0.5 * (900 - 300) / 900)
+
+
+def test_a_long_run_does_not_move_to_where_short_jobs_come_and_go():
+    def held(age_of_others_s: float) -> list[str]:
+        jobs = [Candidate("j0", current=0, run_s=7200.0), Candidate("j1", current=3, run_s=age_of_others_s)]
+        rows = [[10.0, 0.0, 14.0, 0.0], [0.0, 0.0, 0.0, 20.0]]
+        round_ = problem(rows, jobs, models=with_work(1e9, 1e9, restart_s=100.0), capacity={"a": 1, "b": 3})
+        return chosen(round_, terms("goodput", round_, goodput={**BARE, "pay_back": 2, "lasting": 1}))
+
+    assert (held(300.0), held(3600.0)) == (["1 a", "2 b"], ["1 b", "2 b"])
+
+
+def test_where_nothing_else_runs_a_choice_lasts_as_long_as_the_run_has():
+    jobs = [Candidate("j0", current=0, run_s=7200.0), Candidate("j1", current=3, run_s=500.0), Candidate("j2")]
+    round_ = problem([[10.0, 20.0, 10.0, 20.0]] * 3, jobs, models=with_work(1e9, 1e9, 1e9))
+    ages = age_of_others(Rows(round_, PolicySection()), np.array([7200.0, 500.0, 0.0]))
+    assert ages.tolist() == [
+        [np.inf, np.inf, 500.0, 500.0],
+        [7200.0, 7200.0, np.inf, np.inf],
+        [7200.0, 7200.0, 500.0, 500.0],
+    ]
 
 
 def test_a_job_of_which_nothing_says_what_is_left_stands_in_the_middle():

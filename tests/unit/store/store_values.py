@@ -9,7 +9,7 @@ import pytest
 
 from slurmsia.cluster import Allocation, GpuType, Job, JobState, Node, Request, Shape, Snapshot
 from slurmsia.history import Gradient, MemoryPoint, Observation, Progress, Report, RestartSample, SimilarHistory
-from slurmsia.models.base import JobModel, PipelineParams, ThroughputParams, TypeModel
+from slurmsia.models.base import JobModel, NoiseAhead, PipelineParams, ThroughputParams, TypeModel
 from slurmsia.plan import Alternative, BatchChoice, Plan, SolveStats, Target, TargetKind, Verdict
 from slurmsia.standing import Standing
 from slurmsia.store import ReportContext, RoundRecord
@@ -79,6 +79,7 @@ def model(job_id: str = "1") -> JobModel:
     return JobModel(
         job_id, {"a100": TypeModel("a100", params, "fit", 0.05), "rtx": TypeModel("rtx", PipelineParams(4, 8, 2, 0.3),
         "ratio:a100", 0.2)}, units={"rtx": 4}, known=True, remaining_std=float("inf"),
+        noise_ahead=NoiseAhead(((0.0, 1.5, 0.25), (2048.0, 2.75, 0.0)), 4.0, 102.0),
     )  # fmt: skip
 
 
