@@ -24,6 +24,9 @@ from .throughput import sync_time_at
 
 Floats = NDArray[np.float64]
 
+#: Noise ahead is rounded to so many digits of its logarithm, so that last bits of a kernel never decide a batch.
+LOG_DIGITS = 9
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -109,7 +112,7 @@ def _moments_then(asked: Sequence[Asked]) -> list[EfficiencyModel]:
         part = slice(start, start + len(way.path))
         start = part.stop
         if bool((goodput[part] > 0).all()):
-            found[i] = moments(_noise_then(way, goodput[part], scale[part], asked[i].held_s))
+            found[i] = moments(round(_noise_then(way, goodput[part], scale[part], asked[i].held_s), LOG_DIGITS))
     return found
 
 
