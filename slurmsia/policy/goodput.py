@@ -52,7 +52,9 @@ class Goodput:
         }
         weight = mine.look_ahead_s * first * patience
         gain = np.where(rows.usable, weight[:, None] * speed**mine.p, -np.inf)
-        return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why, lasts_s=mine.look_ahead_s)
+        # who is sent to other nodes for another's sake is charged as for every other move
+        made_good_s = mine.look_ahead_s / (1.0 + mine.pay_back)
+        return finished(rows, gain=gain, queue=mine.look_ahead_s, why=why, lasts_s=made_good_s)
 
 
 def work_left(rows: Rows) -> Floats:
