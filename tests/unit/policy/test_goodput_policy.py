@@ -119,6 +119,12 @@ def test_where_nothing_else_runs_a_choice_lasts_as_long_as_the_run_has():
     ]
 
 
+def test_to_change_nodes_for_anothers_sake_is_charged_as_every_other_move():
+    round_ = problem([[10.0, 20.0, 0.0, 0.0]], models=with_work(1e9))
+    assert terms("goodput", round_, goodput={**BARE, "pay_back": 3}).lasts_s == pytest.approx(900.0 / 4.0)
+    assert terms("goodput", round_, goodput=BARE).lasts_s == pytest.approx(900.0)
+
+
 def test_a_job_of_which_nothing_says_what_is_left_stands_in_the_middle():
     models = with_work(4e9, 1e9, 3e9)
     models["j1"] = JobModel("j1", restart=RestartCost(30.0), work_done=5e12)
