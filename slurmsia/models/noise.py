@@ -42,7 +42,7 @@ OWN_WEIGHT = 1.0
 OWN_OFFSET = 0.5
 #: Growth until the next report but one where nobody has been ahead of the job: reports grow twice as far apart.
 GROWTH = 2.0
-#: Seconds of work ahead for which a batch is chosen: half of what a choice is taken to last.
+#: Seconds of work ahead for which configurations are valued: half of what a choice is taken to last.
 AHEAD_S = 450.0
 #: Work that a job may have behind it before the batch told now counts: the points of a `way`, in multiples of the
 #: samples done, and for a job that has not begun, of those at which others first reported.
@@ -86,22 +86,24 @@ class NoiseMap:
         """(log r, reports that say so) after ``samples``, at batch ``scale`` or at whatever was used there."""
         if not len(self._mean):
             return None
-        weight = self._count * np.exp(-0.5 * ((self._samples - noise_cells(samples)) / NEAR_SAMPLES) ** 2)
-        if scale is not None:
-            weight = weight * np.exp(-0.5 * ((self._scale - math.log2(max(scale, 1.0))) / NEAR_SCALE) ** 2)
+        weight = self._weights(noise_cells(samples), scale)
         total = float(weight.sum())
         return (float(np.dot(weight, self._mean)) / total, total) if total >= LEAST_REPORTS else None
 
     def along(self, samples: Floats, scale: float | None = None) -> tuple[Floats, Floats]:
         """`near` at many places at once: (log r, reports that say so); the latter 0 where there are too few."""
-        cell = np.array([noise_cells(place) for place in samples.tolist()])
-        weight = self._count * np.exp(-0.5 * ((self._samples - cell[:, None]) / NEAR_SAMPLES) ** 2)
-        if scale is not None:
-            weight = weight * np.exp(-0.5 * ((self._scale - math.log2(max(scale, 1.0))) / NEAR_SCALE) ** 2)
+        weight = self._weights(np.array([[noise_cells(place)] for place in samples.tolist()]), scale)
         total = weight.sum(axis=1)
         enough = total >= LEAST_REPORTS
         mean = np.divide(weight @ self._mean, total, out=np.zeros_like(total), where=enough)
         return mean, np.where(enough, total, 0.0)
+
+    def _weights(self, cell: float | Floats, scale: float | None) -> Floats:
+        """What each cell of the kind counts for at ``cell``: [cells], or a row for each of several."""
+        weight = self._count * np.exp(-0.5 * ((self._samples - cell) / NEAR_SAMPLES) ** 2)
+        if scale is not None:
+            weight = weight * np.exp(-0.5 * ((self._scale - math.log2(max(scale, 1.0))) / NEAR_SCALE) ** 2)
+        return np.asarray(weight)
 
     @property
     def first_samples(self) -> float | None:
@@ -110,7 +112,7 @@ class NoiseMap:
 
 
 def ahead(history: JobHistory, kind: NoiseMap, latest: Gradient | None, remaining: float | None) -> EfficiencyModel:
-    """The moments to choose with: what the job last reported, and what its kind says of the time ahead.
+    """The moments to value configurations with: what the job last reported, and what its kind says of the time ahead.
 
     ``latest``: of any job of the kind, for a job that has reported none; ``remaining``: samples left, where known.
     """
@@ -121,7 +123,7 @@ def ahead(history: JobHistory, kind: NoiseMap, latest: Gradient | None, remainin
         return from_gradient(latest) if said is None else moments(said[0])
     assert history.gradient is not None
     scale = history.gradient.scale if math.isfinite(history.gradient.scale) else None
-    mine = math.log(min(max(own.variance / own.square, LEAST_NOISE), LARGEST_NOISE))
+    mine = _log_ratio(own)
     then = done + _soon(history, done, remaining)
     here, there = kind.near(done, scale), kind.near(then, scale)
     if there is None:
@@ -133,7 +135,7 @@ def ahead(history: JobHistory, kind: NoiseMap, latest: Gradient | None, remainin
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a job reports: seconds of work and samples done at its last report, and the last two gaps between."""
+    """How often a job reports: seconds of work at its last report, and the last two gaps between reports."""
 
     worked_s: float = 0.0
     gap_s: float = FIRST_REPORT_S
@@ -170,7 +172,7 @@ def way(
         return _first_way(kind, latest, max(done, 0.0))
     assert history.gradient is not None
     scale = max(history.gradient.scale, 1.0) if math.isfinite(history.gradient.scale) else 1.0
-    mine = math.log(min(max(own.variance / own.square, LEAST_NOISE), LARGEST_NOISE))
+    mine = _log_ratio(own)
     left = remaining if remaining is not None and math.isfinite(remaining) and remaining > 0 else math.inf
     coming = np.minimum(done * STEPS, 0.5 * left)
     said, reports = kind.along(done + coming, scale)
@@ -193,8 +195,8 @@ def _first_way(kind: NoiseMap, latest: Gradient | None, done: float) -> NoiseAhe
             way = _points(coming[known], said[known], _by_batch(kind, at, FIRST_SCALE)[known])
             return NoiseAhead(way, FIRST_SCALE, FIRST_HELD_S)
     told = from_gradient(latest)
-    ratio = UNTOLD if told is UNKNOWN or not told.square > 0 else told.variance / told.square
-    return NoiseAhead(((0.0, math.log(min(max(ratio, LEAST_NOISE), LARGEST_NOISE)), 0.0),), 1.0, FIRST_HELD_S)
+    ratio = math.log(UNTOLD) if told is UNKNOWN or not told.square > 0 else _log_ratio(told)
+    return NoiseAhead(((0.0, ratio, 0.0),), 1.0, FIRST_HELD_S)
 
 
 def _by_batch(kind: NoiseMap, samples: Floats, scale: float) -> Floats:
@@ -221,6 +223,11 @@ def _soon(history: JobHistory, done: float, remaining: float | None) -> float:
 def _worked_s(history: JobHistory) -> float:
     """Seconds of steps that were measured, over all runs."""
     return math.fsum(o.step_sum_s for o in history.observations if math.isfinite(o.step_sum_s) and o.step_sum_s > 0)
+
+
+def _log_ratio(own: EfficiencyModel) -> float:
+    """Log of variance over |gradient|^2, which must not be 0, within what is no estimator's accident."""
+    return math.log(min(max(own.variance / own.square, LEAST_NOISE), LARGEST_NOISE))
 
 
 def moments(log_ratio: float) -> EfficiencyModel:

@@ -56,9 +56,9 @@ def learn(
 ) -> RestartCost:
     """Cost of one move from samples, oldest first, with prior and similar jobs filling in what was not seen.
 
-    Each part is averaged on its own, since a report often has only some of them; newer samples count more. Values
-    that are not finite, negative, or longer than two hours are left out. ``source`` is "measured", "similar:<likeness>"
-    or "prior".
+    Each part is averaged on its own, since a report often has only some of them; newer samples count more. Before
+    anything was saved, the prior of saving follows what loading took. Values that are not finite, negative, or longer
+    than two hours are left out. ``source`` is "measured", "similar:<likeness>" or "prior".
     """
     mean, variance = 0.0, 0.0
     seen = False

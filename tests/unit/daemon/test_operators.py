@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from daemon_stage import Stage
 from slurmsia_daemon.control import Wish
 
 from slurmsia.history import Observation, Report
 from slurmsia.job.spool import SpoolBatch
-from slurmsia.moves.move import Move, MoveKind
+from slurmsia.moves.act import Tick
+from slurmsia.moves.move import Move, MoveKind, Phase
 from slurmsia.slurm.emulator import FixedWork
 
 MakeStage = Callable[..., Stage]
@@ -176,3 +178,22 @@ def test_what_jobs_said_since_the_last_round_is_stored_on_the_way_out(stage: Mak
     scene.daemon.loop.stop()
     scene.daemon.loop.run()
     assert scene.daemon.cycle.intake.held == 0
+    assert sum(seen.count for seen in scene.daemon.store.history([job_id])[job_id].observations) >= 1000.0
+
+
+def test_what_jobs_said_since_the_last_round_is_stored_when_a_move_lands(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage()
+    job_id = scene.submit(gpus=1)
+    scene.play(70)
+    run = scene.job(job_id).restarts
+    steps = Observation("t4", 1, 1, 32.0, 0, 1000.0, 500.0, 250.0)
+    said = Report(job_id, run, 900_000, scene.emulator.now_s, "progress", observations=(steps,))
+    scene.spool.poll = lambda known: SpoolBatch((said,), {})
+    scene.daemon.cycle.intake.between({job_id: Move(job_id, MoveKind.MOVE, "r1", 0.0, run=run)}, {})
+    landed = Move(job_id, MoveKind.START, "r1", scene.emulator.now_s, run=run, phase=Phase.VERIFIED)
+    monkeypatch.setattr(type(scene.daemon.actor), "tick", lambda actor: Tick(steps=1, finished=(landed,)))
+    scene.daemon.cycle.tick()
+    assert scene.daemon.cycle.intake.held == 0
+    assert sum(seen.count for seen in scene.daemon.store.history([job_id])[job_id].observations) >= 1000.0
