@@ -108,12 +108,15 @@ class Cycle:
 
     # --- a round -------------------------------------------------------------------------------------------------
 
-    def round(self, mode: str, why_mode: str) -> Outcome:
-        """One round in ``mode``: "enforce" acts, every other mode only says what it would do. Raises `Fenced`."""
+    def round(self, mode: str, why_mode: str, starts_only: bool = False) -> Outcome:
+        """One round in ``mode``: "enforce" acts, every other mode only says what it would do. Raises `Fenced`.
+
+        ``starts_only``: a round between two rounds, in which nothing that runs is moved.
+        """
         self._times, self._phase, self._snapshot = {}, "observe", None
         warnings: list[str] = []
         try:
-            return self._round(mode, why_mode, warnings)
+            return self._round(mode, why_mode, warnings, starts_only)
         except Fenced:
             raise
         except Exception as error:  # a mistake of ours costs a round, never the daemon
@@ -131,7 +134,7 @@ class Cycle:
             read_s=self._times.get("observe", 0.0),
         )  # fmt: skip
 
-    def _round(self, mode: str, why_mode: str, warnings: list[str]) -> Outcome:
+    def _round(self, mode: str, why_mode: str, warnings: list[str], starts_only: bool) -> Outcome:
         parts = self.parts
         try:
             with self._timed("observe"):
@@ -153,7 +156,7 @@ class Cycle:
             models = self._learner.models(snapshot, declared, parts.estimator, parts.store, warnings)
             self._models_before = models
         with self._timed("decide"):
-            plan = self._decide(snapshot, models, standings)
+            plan = self._decide(snapshot, models, standings, starts_only)
         if plan is None:
             parts.metrics.rounds.labels("degraded").inc()
             limit = parts.config.daemon.solve_watchdog_s
@@ -220,7 +223,11 @@ class Cycle:
         return True
 
     def _decide(
-        self, snapshot: Snapshot, models: Mapping[JobId, JobModel], standings: Mapping[JobId, Standing]
+        self,
+        snapshot: Snapshot,
+        models: Mapping[JobId, JobModel],
+        standings: Mapping[JobId, Standing],
+        starts_only: bool,
     ) -> Plan | None:
         """The plan, or ``None`` when the watchdog's time is over; a decision still running is waited for first."""
         limit = self.parts.config.daemon.solve_watchdog_s
@@ -228,7 +235,7 @@ class Cycle:
             return None
         parts = self.parts
         self._deciding = self._watchdog.submit(
-            decide, snapshot, dict(models), dict(standings), parts.config, parts.table
+            decide, snapshot, dict(models), dict(standings), parts.config, parts.table, starts_only=starts_only
         )
         try:
             return self._deciding.result(timeout=limit)

@@ -43,7 +43,7 @@ class Audience(Protocol):
 
 
 class Loop:
-    """One daemon. `run` returns when `stop` was called; `wake` starts the next round early."""
+    """One daemon. `run` returns when `stop` was called; `wake` makes the loop look again at once."""
 
     def __init__(
         self,
@@ -158,8 +158,10 @@ class Loop:
                     self._publish()
         else:
             self._heartbeat.stop()
-        if self._round_is_due(mode):
+        if self._clock() >= self._next_round:
             self._round()
+        elif self._starts_are_due():
+            self._round(starts_only=True)
 
     def mode(self) -> tuple[str, str]:
         """The mode in force and why it is not the configured one."""
@@ -178,28 +180,27 @@ class Loop:
         # a pass that comes just before its time would otherwise cost a whole pass more
         return self._clock() - self._last_tick >= wait_s - self._config.daemon.tick_s / 2
 
-    def _round_is_due(self, mode: str) -> bool:
+    def _starts_are_due(self) -> bool:
+        """Whether a job came or ended, so that something may start before the next round."""
         now = self._clock()
-        if now >= self._next_round:
-            return True
-        since = now - self._last_round
-        if since < self._config.daemon.early_round_after_s * self._stretch or self._cycle.parts.actor.flights:
+        if now - self._last_round < self._config.daemon.early_round_after_s * self._stretch:
             return False
         self._last_round = now
         return self._cycle.queue_changed()
 
-    def _round(self) -> None:
+    def _round(self, starts_only: bool = False) -> None:
         mode, why = self.mode()
         begun = self._clock()
         with undisturbed():
-            outcome = self._cycle.round(mode, why)
+            outcome = self._cycle.round(mode, why, starts_only)
         took = self._clock() - begun
         self._rounds += 1
         self._outcome = outcome
         self._unable = 0 if outcome.round_id is not None else self._unable + 1
         self._last_round = self._clock()
         self._last_tick = float("-inf")
-        self._plan_next(outcome, begun, took)
+        if not starts_only:
+            self._plan_next(outcome, begun, took)
         parts = self._cycle.parts
         self._pruner.turn(parts.store, parts.config.store, parts.client.now_s())
         if outcome.snapshot is not None:

@@ -60,17 +60,21 @@ def decide(
     config: Config,
     table: GoodputTable | None = None,
     verdicts: bool = True,
+    starts_only: bool = False,
 ) -> Plan:
     """What every job should hold next, and one verdict for each live job.
 
     ``models`` by job id (a job without one is taken to scale linearly on every type); ``standing`` our memory by job
     id; ``table`` a goodput table kept between rounds, which changes time and nothing else; ``verdicts`` ``False``
-    leaves them out, for callers that nobody reads: they decide nothing. Never raises on bad data of a job: the job is
-    left alone and its verdict says why.
+    leaves them out, for callers that nobody reads: they decide nothing; ``starts_only``: a round between two rounds,
+    in which waiting jobs start where there is room and running ones stay where they are. Never raises on bad data of
+    a job: the job is left alone and its verdict says why.
     """
     known = sorted({kind.name for kind in snapshot.gpu_types} | set(config.gpu_types))
     moves = config.moves
-    queue = split_queue(snapshot, standing, config.scope, moves.lease_s, known, moves.min_run_s, moves.only_proven)
+    queue = split_queue(
+        snapshot, standing, config.scope, moves.lease_s, known, moves.min_run_s, moves.only_proven, starts_only
+    )
     snapshot, promised = keep_promises(snapshot, queue)
     rules = StartRules(snapshot)
     demand = collect(snapshot, queue, models, config, rules, table or GoodputTable(), promised)

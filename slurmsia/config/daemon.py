@@ -25,7 +25,7 @@ class DaemonSection(Section):
     round_jitter: float = Field(default=0.05, ge=0, le=0.5)
     """Share of the round time by which a round may start earlier or later, so that sites do not beat in step."""
     early_round_after_s: float = Field(default=10.0, ge=0)
-    """A job that ends or arrives starts a round early, but never sooner than this after the last one."""
+    """When a job ends or arrives, what waits may start between two rounds, not sooner than this after the last one."""
     read_budget_s: float = Field(default=1.0, gt=0)
     """When reading Slurm takes longer than this, rounds are stretched."""
     longest_round_s: float = Field(default=600.0, ge=1)

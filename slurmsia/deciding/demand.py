@@ -22,7 +22,7 @@ from ..policy.base import Candidate, RoundProblem
 from ..reshape import PerGpu, per_gpu, split_features
 from ..wouldstart import StartRules, feature_match, matches
 from .configurations import Choices, ShapeTable, all_shapes, allowed, unit_shapes
-from .eligibility import LeftAlone, Managed, Queue, submitted_shape
+from .eligibility import BETWEEN_ROUNDS, LeftAlone, Managed, Queue, submitted_shape
 from .traffic import placement_factors, traffic_of
 
 _UNDECLARED = PerGpu(0.0, None)
@@ -62,6 +62,8 @@ class Demand:
     behind_promises: frozenset[JobId] = frozenset()
     table: GoodputTable = field(default_factory=GoodputTable)
     """What goodputs were read from."""
+    between_rounds: bool = False
+    """Whether some jobs stay only until the next round, so that there may be room then where there is none now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ def collect(
         gpu_types={kind.name: kind for kind in snapshot.gpu_types},
     )
     waits = frozenset(row.job.id for row, fits in zip(behind, could, strict=True) if fits.any())
-    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room, waits, table)
+    between = any(managed.stays_code == BETWEEN_ROUNDS for managed in queue.managed)
+    return Demand(rows, problem, np.arange(len(columns)) >= len(shapes), occupants, room, waits, table, between)
 
 
 class _Places:

@@ -8,7 +8,7 @@ so. Pure; never raises on user text.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..cluster import Allocation, Job, JobId, JobState, Request, Shape, Snapshot
@@ -19,6 +19,9 @@ from ..standing import Standing
 #: Pending reasons that mean "would start if there were room": such jobs are rigid demand.
 WAITING_FOR_ROOM = frozenset({"Resources", "Priority"})
 
+#: Code of running jobs that stay because the next round proper has not come.
+BETWEEN_ROUNDS = "between-rounds"
+
 _LEASE_SLACK_S = 60.0
 
 
@@ -27,7 +30,7 @@ class Managed:
     """A job this round decides about. ``request`` is what its user submitted, before any edit of ours.
 
     ``stays``: why it may not be moved although it runs (empty when it may): a rigid or moldable job that has started,
-    a pin, a restore going on, a move in flight.
+    a pin, a restore going on, a move in flight; `BETWEEN_ROUNDS` as code where only waiting jobs are decided about.
     """
 
     job: Job
@@ -77,12 +80,13 @@ def split_queue(
     known_types: Sequence[str] | None = None,
     min_run_s: float = 0.0,
     only_proven: bool = False,
+    starts_only: bool = False,
 ) -> Queue:
     """Every live job of the snapshot as managed or left alone; ended jobs are in neither.
 
     ``lease_s``: how far ahead a begin time of ours may lie; ``known_types``: GPU types a declaration may name (default:
     those of the snapshot); ``min_run_s``: a run younger than that is not moved; ``only_proven``: nor is a job whose
-    script was never rehearsed.
+    script was never rehearsed; ``starts_only``: nor is anything that runs.
     """
     types: frozenset[str] = frozenset(
         known_types if known_types is not None else (kind.name for kind in snapshot.gpu_types)
@@ -93,6 +97,8 @@ def split_queue(
         if job.state is JobState.ENDED:
             continue
         judged = judge(job, standing.get(job.id), snapshot, scope, lease_s, types, min_run_s, only_proven)
+        if starts_only and isinstance(judged, Managed) and judged.running and not judged.stays:
+            judged = replace(judged, stays="only waiting jobs start between two rounds", stays_code=BETWEEN_ROUNDS)
         if isinstance(judged, Managed):
             managed.append(judged)
         else:

@@ -81,5 +81,7 @@ def _fits_nothing(row: Row, number: int, demand: Demand) -> bool:
     """Nodes of its types are in service and none of their configurations is one that it may have."""
     if row.managed is None or demand.problem.valid[number].any() or row.job.id in demand.behind_promises:
         return False
+    if demand.between_rounds:
+        return False
     wanted = row.managed.declaration.types
     return any(free > 0 and (not wanted or gpu_type in wanted) for gpu_type, _, free in demand.node_room)

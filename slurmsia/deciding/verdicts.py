@@ -14,7 +14,7 @@ from ..cluster import NodeState, Snapshot
 from ..config import Config
 from ..plan import Alternative, Target, TargetKind, Verdict
 from .demand import Demand, Row
-from .eligibility import Managed, Queue
+from .eligibility import BETWEEN_ROUNDS, Managed, Queue
 from .settle import Settled
 
 #: Configurations named beside the chosen one.
@@ -25,6 +25,8 @@ _TIE = 1e-9
 _NOT_YET = "speed not yet known"
 #: A wait that counts a starting job so many times is named as the reason.
 _LONG_WAIT = 1.5
+#: Term, and what would change it, of a job that waits for the next round.
+_ROOM = ("capacity", "GPUs becoming free")
 
 
 def verdicts_of(
@@ -84,6 +86,7 @@ class _Speech:
         self.parts = parts
         self.moved = row.job.id in settled.moved
         self.promised = row.job.id in demand.behind_promises
+        self.between = demand.between_rounds
         self.known = row.model.known
 
     def verdict(self, best: list[int], again_s: float) -> Verdict:
@@ -100,7 +103,7 @@ class _Speech:
 
     def _said(self) -> tuple[str, str, str, str]:
         kind, target, managed = self.target.kind, self.target, self.managed
-        if managed.stays:
+        if managed.stays and managed.stays_code != BETWEEN_ROUNDS:
             shape = f"{target.shape}: " if target.shape is not None else ""
             verb = "is moving to" if managed.stays_code == "moving" else "keeps"
             change = {"young": "a run that is old enough", "restoring": "its first progress report"}
@@ -128,6 +131,8 @@ class _Speech:
             if self.promised:
                 why = "waits: Slurm promised every node that it could use to jobs that have waited longer"
                 return "waits-for-capacity", why, "capacity", "those jobs starting"
+            if not np.isfinite(self.value).any() and self.between:
+                return "waits-for-capacity", "waits: nothing it may use is free; the next round looks for room", *_ROOM
             if not np.isfinite(self.value).any():
                 return "no-configuration", self._no_configuration(), "declaration", "a wider gpus= or types="
             wanted = self.shapes[int(np.argmax(self.value))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import Dict, Mapping, Optional
 
 from .names import is_job_id
@@ -52,6 +53,17 @@ def rank(environ: Optional[Mapping[str, str]] = None) -> int:
         if found is not None:
             return found
     return 0
+
+
+def process_age_s(stat: str = "/proc/self/stat") -> Optional[float]:
+    """Seconds since this process was forked; None where the kernel does not say."""
+    try:
+        with open(stat, "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began_s, 0.0)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 def total_tasks(environ: Mapping[str, str]) -> int:

@@ -25,6 +25,16 @@ from .report_file import ReportFile
 _MAX_SETTINGS = 64
 _MAX_EVENTS = 32
 
+#: Not empty once a reporter has begun in this process.
+_began: List[bool] = []
+
+
+def _first_seconds() -> float:
+    """Seconds since this process began, which every restart costs again; 0 for all reporters but its first."""
+    began_s = None if _began else environment.process_age_s()
+    _began.append(True)
+    return began_s or 0.0
+
 
 class Reporter:
     """Reports steps and progress of one job; use as a context manager, or call `start` and `close`.
@@ -78,6 +88,7 @@ class Reporter:
         self._warned = False
         self._last: Optional[float] = None
         self._begun = time.perf_counter()
+        self._begin_s = 0.0
         self._first_step_s: Optional[float] = None
         self._sums: Dict[Tuple[float, int], List[float]] = {}
         self._gradient: Optional[Dict[str, float]] = None
@@ -96,6 +107,7 @@ class Reporter:
         self._active = True
         self._closing = False
         self._begun = time.perf_counter()
+        self._begin_s = _first_seconds()
         self._handle_signal()
         if self._file is not None:
             handles = {"handles": self._signal_name} if self._handles else {}
@@ -149,7 +161,8 @@ class Reporter:
             last, self._last = self._last, now
             self._samples += samples
             if self._first_step_s is None:
-                self._first_step_s = max(now - self._begun - self._ckpt.get("load_s", 0.0), 0.0)
+                training_s = max(now - self._begun - self._ckpt.get("load_s", 0.0), 0.0)
+                self._first_step_s = self._begin_s + training_s
                 self._ckpt["first_step_s"] = round(self._first_step_s, 3)
             if seconds is None:
                 if last is None:

@@ -14,8 +14,9 @@ from ..history import RestartSample
 from .base import RestartCost
 
 #: Prior: seconds of each part for a job of unknown size (the paper's table has 15 to 250 s in all, median 40). The
-#: requeue is Slurm's part, from the kill to the new run: a few seconds where the edit sets the begin time.
-PRIOR_SAVE_S, PRIOR_REQUEUE_S, PRIOR_LOAD_S, PRIOR_FIRST_STEP_S = 8.0, 6.0, 22.0, 10.0
+#: requeue is Slurm's part, from the kill to the new run: a few seconds where the edit sets the begin time. Loading is
+#: of the checkpoint; the first step comes with all that a program does before it, which its first start tells.
+PRIOR_SAVE_S, PRIOR_REQUEUE_S, PRIOR_LOAD_S, PRIOR_FIRST_STEP_S = 8.0, 6.0, 7.0, 25.0
 #: One standard deviation of the prior, relative.
 PRIOR_SPREAD = 0.5
 #: How many restarts of its own the prior is worth, and how many one restart of a similar job is worth.
@@ -44,7 +45,7 @@ def prior_parts(fixed_bytes: float | None) -> dict[str, float]:
     if fixed_bytes is not None and math.isfinite(fixed_bytes) and fixed_bytes > 0:
         transfer = min(fixed_bytes / CHECKPOINT_BYTES_PER_S, 600.0)
         parts["save_s"] = 2.0 + transfer
-        parts["load_s"] = 15.0 + transfer
+        parts["load_s"] = transfer
     return parts
 
 
@@ -57,8 +58,8 @@ def learn(
     """Cost of one move from samples, oldest first, with prior and similar jobs filling in what was not seen.
 
     Each part is averaged on its own, since a report often has only some of them; newer samples count more. Before
-    anything was saved, the prior of saving follows what loading took. Values that are not finite, negative, or longer
-    than two hours are left out. ``source`` is "measured", "similar:<likeness>" or "prior".
+    anything was saved, the prior of saving follows what loading and the first step took. Values that are not finite,
+    negative, or longer than two hours are left out. ``source`` is "measured", "similar:<likeness>" or "prior".
     """
     mean, variance = 0.0, 0.0
     seen = False
@@ -66,8 +67,9 @@ def learn(
     theirs, mine = _of_similar(tuple(similar)), _recent(own)
     priors = prior_parts(fixed_bytes)
     if mine["load_s"] and not (mine["save_s"] or theirs["save_s"]):
-        # a checkpoint that loads in no time is also written in no time
-        priors["save_s"] *= mine["load_s"][0] / priors["load_s"]
+        # who starts again in no time also saves in no time
+        first_s = mine["first_step_s"][0] if mine["first_step_s"] else priors["first_step_s"]
+        priors["save_s"] *= (mine["load_s"][0] + first_s) / (priors["load_s"] + priors["first_step_s"])
     for part, prior in priors.items():
         others, recent = theirs[part], mine[part]
         seen_similar |= bool(others)

@@ -18,6 +18,9 @@ from .rows import Flags, Floats, Rows
 from .shares import equal_share_goodput
 from .worth import finished
 
+#: Further restarts charged at most to a job of which nobody is told what it has left.
+UNTOLD_PAY_BACK = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
@@ -92,9 +95,9 @@ def restart_charge_s(rows: Rows, pay_back: float, told: Flags) -> Floats:
     """[jobs, C] seconds without progress charged: none for staying, S for a start, (1 + ``pay_back``) S for a move.
 
     Who leaves a configuration for a short while comes back; 0 switches all of it off. A job of which nobody is ``told``
-    what it has left pays at most one further restart: it can only find its place by moving.
+    what it has left pays at most two further restarts: it can only find its place by moving.
     """
-    further = np.where(told, pay_back, min(pay_back, 1.0))
+    further = np.where(told, pay_back, min(pay_back, UNTOLD_PAY_BACK))
     times = np.where(rows.current >= 0, 1.0 + further, 1.0) if pay_back > 0 else np.zeros(len(rows.models))
     return np.where(rows.is_current, 0.0, (times * rows.restart_s)[:, None])
 

@@ -59,8 +59,9 @@ class HonestOptions:
 
     ``target_off``: jobs say that all their work is this many times what it is, 0 = they say nothing; ``target_lies``:
     each job says so many times more or less, by chance; ``own_scripts``: not 0 = no two jobs are similar;
-    ``all_rigid``: not 0 = every job has the size that its user asks for; ``early_round_after_s``: rounds also when a
-    job came or ended, as the daemon's, at the soonest so long after the last one, 0 = every ``round_s`` only.
+    ``all_rigid``: not 0 = every job has the size that its user asks for; ``early_round_after_s``: what waits may start
+    between two rounds when a job came or ended, at the soonest so long after the last one, 0 = in rounds only
+    (`early_round_after_s`).
     """
 
     noise: float = 0.05
@@ -71,7 +72,7 @@ class HonestOptions:
     target_lies: float = 1.0
     own_scripts: float = 0.0
     all_rigid: float = 0.0
-    early_round_after_s: float = 0.0
+    early_round_after_s: float | None = None
 
     @staticmethod
     def of(own: Mapping[str, str]) -> HonestOptions:
@@ -154,7 +155,7 @@ class Simulation:
         total = len(self.workload.jobs)
         interval = self.config.policy.round_s
         minute_s, next_look_s, last_end_s = interval, math.inf, 0.0
-        rounds = RoundTimes(interval, self.options.early_round_after_s)
+        rounds = RoundTimes(interval, early_round_after_s(self.options, self.config))
         next_failure_s = self._draw_failure(0.0)
         while self.ended < total:
             next_submit_s = waiting[-1].submit_s if waiting else math.inf
@@ -179,9 +180,9 @@ class Simulation:
                     raise RuntimeError(f"{self.workload.name}: no job has ended for {STUCK_S / 86400:.0f} days")
             if at_s >= rounds.next_s:
                 last_end_s = at_s if self._count_ended() else last_end_s
-                queue, flying = (len(self.traces), self.ended), bool(self.actor.flights)
-                if rounds.due(at_s, queue, flying, next_look_s) and self.ended < len(self.traces):
-                    self._round(at_s)
+                kind = rounds.due(at_s, (len(self.traces), self.ended))
+                if kind and self.ended < len(self.traces):
+                    self._round(at_s, starts_only=kind == "starts")
                     next_look_s = at_s if self.actor.flights else math.inf
             if at_s >= next_look_s:
                 next_look_s = self._look(at_s)
@@ -236,14 +237,14 @@ class Simulation:
 
     # what the daemon does
 
-    def _round(self, now_s: float) -> None:
-        if not self.managed or self._nothing_new():
+    def _round(self, now_s: float, starts_only: bool) -> None:
+        if not self.managed or (not starts_only and self._nothing_new()):
             return
         snapshot = self.client.snapshot()
         standings = self.book.observe(snapshot, self.actor.flights.values())
         models = self._models(snapshot.jobs, snapshot.taken_s)
         begun = time.perf_counter()
-        plan = decide(snapshot, models, standings, self.config, self.table, verdicts=False)
+        plan = decide(snapshot, models, standings, self.config, self.table, verdicts=False, starts_only=starts_only)
         self.solve_ms.append(_solve_ms(plan, time.perf_counter() - begun))
         self._directives(plan)
         self.actor.submit(plan, snapshot, standings, cause=f"r{self.rounds}")
@@ -333,6 +334,13 @@ class Simulation:
         return tuple(
             job_result(trace, runs.get(job_id, []), self.counted[job_id]) for job_id, trace in self.traces.items()
         )
+
+
+def early_round_after_s(options: HonestOptions, config: Config) -> float:
+    """As the daemon's for the policy made for it; the published programs decide at the interval only."""
+    if options.early_round_after_s is not None:
+        return options.early_round_after_s
+    return config.daemon.early_round_after_s if config.policy.name == "goodput" else 0.0
 
 
 _FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY")

@@ -1,4 +1,4 @@
-"""When a simulation holds its rounds: at the interval and, where asked for, early as the daemon's loop does."""
+"""When a simulation holds its rounds: at the interval and, where asked for, in between as the daemon's loop does."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ TICK_S = 2.0
 
 @dataclass
 class RoundTimes:
-    """When the next round is due: as the daemon's loop has it, ``early_s`` after the last one at the soonest.
+    """When the next round is due, as the daemon's loop has it.
 
-    Every ``interval_s``, or with ``early_s`` > 0 sooner when a job was submitted or has ended and no move flies.
+    Every ``interval_s``; with ``early_s`` > 0 also in between when a job was submitted or has ended, at the soonest so
+    long after the last round of either kind: such a round only starts what waits.
     """
 
     interval_s: float
@@ -34,21 +35,18 @@ class RoundTimes:
         if self.early_s > 0 and submit_s < math.inf and self._poll_s < math.inf:
             self._poll_s = behind(self._poll_s, submit_s, self.early_s)
 
-    def due(self, now_s: float, queue: tuple[int, ...], flying: bool, next_look_s: float) -> bool:
-        """Whether to hold a round now, ``queue`` being what would change with a submission or an end."""
-        if now_s < self._round_s:
-            if flying:
-                self._poll_s = max(now_s + TICK_S, next_look_s if next_look_s < math.inf else 0.0)
-                return False
-            if queue == self._seen:
-                self._poll_s = now_s + self.early_s
-                return False
-        self._seen = queue
+    def due(self, now_s: float, queue: tuple[int, ...]) -> str:
+        """Which round to hold now: "full", "starts" or none (""); ``queue`` changes with a submission or an end."""
         if self.early_s > 0:
-            self._round_s, self._poll_s = now_s + self.interval_s, now_s + self.early_s
-        else:
+            self._poll_s = now_s + self.early_s
+        if now_s >= self._round_s:
+            self._seen = queue
             self._round_s += self.interval_s
-        return True
+            return "full"
+        if queue == self._seen:
+            return ""
+        self._seen = queue
+        return "starts"
 
 
 def behind(time_s: float, until_s: float, every_s: float) -> float:

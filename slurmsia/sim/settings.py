@@ -24,8 +24,8 @@ OWN_KEYS: Mapping[str, str] = {
     "target_off": "honest physics: jobs report this many times their work as the target; 0 = none (default 1)",
     "target_lies": "honest physics: each job's target is this many times too large or too small (default 1)",
     "own_scripts": "honest physics: 1 = no two jobs are similar (default 0)",
-    "early_round_after_s": "honest physics: rounds also when a job came or ended, so long after the last "
-    "(default 0: at the interval only)",
+    "early_round_after_s": "honest physics: when a job came or ended what waits may start between two rounds, so long "
+    "after the last; 0 = never (default: as the daemon's for policy goodput, else 0)",
     "all_rigid": "honest physics: 1 = every job has the size that its user asks for (default 0)",
 }
 

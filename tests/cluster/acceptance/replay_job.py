@@ -29,7 +29,9 @@ def main(application: str, samples: float, speedup: float, level: str, folder: P
     assert isinstance(model.params, ThroughputParams)
     job = os.environ.get("SLURM_JOB_ID", "0")
     checkpoint = folder / f"checkpoint.{job}"
+    begun = time.time()
     done = json.loads(checkpoint.read_text())["samples"] if checkpoint.exists() else 0.0
+    load_s = time.time() - begun
     with (folder / f"runs.{job}").open("a") as runs:
         runs.write(f"{time.time():.1f} {gpu_type} {nodes} {gpus} {done:.0f}\n")
 
@@ -42,6 +44,8 @@ def main(application: str, samples: float, speedup: float, level: str, folder: P
     with Reporter(
         samples_done=done, target=samples, signal="USR1" if handles else None, gpus=gpus, period_s=3.0, look_s=1.0
     ) as reporter:
+        if done:
+            reporter.restored(done, load_s)
         while done < samples:
             directive = reporter.directive
             if level == "adaptive" and directive is not None and directive.local_batch:

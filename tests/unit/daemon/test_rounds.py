@@ -12,7 +12,7 @@ import slurmsia_daemon.cycle as cycle_module
 from daemon_stage import DECLARED, Stage
 
 from slurmsia.cluster import JobState
-from slurmsia.slurm.emulator import FixedWork
+from slurmsia.slurm.emulator import FixedWork, Latencies
 from slurmsia.store import StoredRound
 
 MakeStage = Callable[..., Stage]
@@ -74,6 +74,49 @@ def test_a_new_job_starts_a_round_early_but_not_sooner_than_the_limit(stage: Mak
     assert scene.daemon.state.rounds == before + 1
 
 
+def test_between_two_rounds_a_new_job_starts_and_nothing_that_runs_is_moved(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage(sections={"policy": {"round_s": 300.0}})
+    real, rounds = cycle_module.decide, list[tuple[float, bool, tuple[str, ...]]]()
+
+    def watched(snapshot: Any, *args: Any, starts_only: bool) -> Any:
+        plan = real(snapshot, *args, starts_only=starts_only)
+        kinds = tuple(f"{target.job_id} {target.kind.value}" for target in plan.targets)
+        rounds.append((scene.emulator.now_s - begun_s, starts_only, kinds))
+        return plan
+
+    monkeypatch.setattr(cycle_module, "decide", watched)
+    begun_s = scene.emulator.now_s
+    scene.play(5)
+    scene.lease_new_jobs()
+    first = scene.submit(gpus=2, physics=FixedWork(5_000.0))
+    scene.play(100)
+    second = scene.submit(gpus=1, physics=FixedWork(5_000.0))
+    scene.play(150)
+    assert scene.job(second).state is JobState.RUNNING
+    between = [kinds for at_s, starts_only, kinds in rounds if 100 < at_s < 250 and starts_only]
+    assert f"{second} start" in between[0]
+    assert not any("move" in kind or "queue" in kind for kinds in between for kind in kinds)
+    scene.play(100)
+    full = [at_s for at_s, starts_only, _ in rounds if not starts_only]
+    assert len(full) == 2, "one at the beginning and one after the interval, whatever came in between"
+    assert 280 < full[1] - full[0] < 320
+    assert scene.job(first).restarts == 0 or full[1] < scene.job(first).start_s - begun_s
+
+
+def test_moves_in_flight_do_not_keep_a_new_job_waiting(stage: MakeStage) -> None:
+    scene = stage(latencies=Latencies(schedule_s=2_000.0), sections={"policy": {"round_s": 300.0}})
+    scene.play(20)
+    scene.lease_new_jobs()
+    early = scene.submit(gpus=1, physics=FixedWork(50_000.0))
+    scene.play(16)
+    assert early in scene.daemon.actor.flights, "Slurm has not started it yet"
+    late = scene.submit(gpus=1, physics=FixedWork(50_000.0))
+    scene.play(16)
+    assert {early, late} <= scene.daemon.actor.flights.keys()
+
+
 def test_rounds_without_events_come_once_an_interval(stage: MakeStage) -> None:
     scene = stage()
     scene.play(5)
@@ -97,9 +140,9 @@ def test_a_decision_that_takes_too_long_keeps_every_allocation(
     scene = stage(sections={"daemon": {"solve_watchdog_s": 0.05}})
     real = cycle_module.decide
 
-    def slow(*args: Any) -> Any:
+    def slow(*args: Any, **options: Any) -> Any:
         time.sleep(0.3)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(cycle_module, "decide", slow)
     job_id = scene.submit(gpus=1)
@@ -117,9 +160,9 @@ def test_a_round_longer_than_its_interval_is_said(stage: MakeStage, monkeypatch:
     scene.play(5)
     round_ = scene.daemon.cycle.round
 
-    def long_round(mode: str, why: str) -> Any:
+    def long_round(*args: Any) -> Any:
         scene.emulator.run_until(scene.emulator.now_s + 90.0)
-        return round_(mode, why)
+        return round_(*args)
 
     monkeypatch.setattr(scene.daemon.cycle, "round", long_round)
     scene.play(100)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -120,3 +121,12 @@ def test_a_training_process_is_not_made_to_carry_large_modules() -> None:
     loaded = set(done.stdout.split())
     assert "slurmsia.job.reporter" in loaded
     assert not loaded & {"hashlib", "dataclasses", "subprocess", "asyncio", "numpy", "pydantic", "inspect"}
+
+
+def test_the_age_of_a_process_is_not_made_up(tmp_path: Path) -> None:
+    age_s = environment.process_age_s()
+    assert age_s is not None
+    assert 0.0 <= age_s < time.clock_gettime(time.CLOCK_BOOTTIME)
+    (tmp_path / "stat").write_text("7 (a name) with) 3 fields")
+    assert environment.process_age_s(str(tmp_path / "stat")) is None
+    assert environment.process_age_s(str(tmp_path / "none")) is None

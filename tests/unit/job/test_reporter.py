@@ -366,3 +366,23 @@ def test_a_job_that_closes_while_its_reporter_looks_for_events_still_reports_its
     assert job._thread is not None
     job._thread.join(10)
     assert [line["ev"] for line in lines(spool)] == ["start", "end"]
+
+
+WARMS_UP = """
+import time
+time.sleep(0.6)  # imports, a data set, compiling
+from slurmsia.job import Reporter
+for _ in range(2):
+    with Reporter(spool={spool!r}, period_s=0.05, look_s=0.05) as job:
+        for _ in range(3):
+            job.step(local=32)
+            time.sleep(0.01)
+"""
+
+
+def test_what_a_program_does_before_its_first_step_counts_as_part_of_every_start(spool: Path) -> None:
+    subprocess.run([sys.executable, "-c", WARMS_UP.format(spool=str(spool))], check=True, timeout=60)
+    told = [line["ckpt"]["first_step_s"] for line in lines(spool) if "ckpt" in line]
+    assert 0.6 <= told[0] < 30.0
+    assert told[-1] < 0.3, "training again in the same process is no start of it"
+    assert told[-1] < told[0]

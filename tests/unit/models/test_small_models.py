@@ -165,11 +165,18 @@ def test_restarts_of_similar_jobs_fill_in_and_parts_are_learnt_one_by_one() -> N
 
 
 def test_a_job_that_has_only_loaded_so_far_is_expected_to_save_as_much_faster_or_slower() -> None:
-    nothing, quick, slow = (restart.learn([RestartSample(load_s=s)] if s else []) for s in (None, 2.2, 220.0))
+    nothing = restart.learn([])
+    quick, slow = (restart.learn([RestartSample(load_s=s, first_step_s=1.0)]) for s in (2.2, 220.0))
     assert quick.mean_s < 24.0 < 45.0 < nothing.mean_s
-    assert slow.mean_s > 180.0 + 70.0
-    saved = restart.learn([RestartSample(save_s=12.0), RestartSample(load_s=2.2)])
+    assert slow.mean_s > 180.0 + 50.0
+    saved = restart.learn([RestartSample(save_s=12.0), RestartSample(load_s=2.2, first_step_s=1.0)])
     assert saved.mean_s > quick.mean_s + 8.0
+
+
+def test_the_first_start_of_a_job_says_most_of_what_a_restart_costs_before_anything_was_saved() -> None:
+    quick, slow = (restart.learn([RestartSample(first_step_s=s)]) for s in (1.0, 120.0))
+    assert quick.mean_s < 28.0, "saving and loading are still unknown"
+    assert slow.mean_s > 46.0 + 70.0
 
 
 def test_an_outage_is_no_restart_cost() -> None:

@@ -73,6 +73,40 @@ def test_verdicts_left_out_change_nothing_that_is_decided() -> None:
     assert silent == replace(said, verdicts=())
 
 
+def test_between_two_rounds_waiting_jobs_start_and_running_ones_keep_what_they_hold() -> None:
+    machines = nodes(("t1", "t4", 4), ("t2", "t4", 2), ("a1", "a100", 4))
+    jobs = (job("7", "t1", 4), job("8"), job("9", "t2", 1))
+    snapshot = Snapshot(NOW, machines, jobs, (GpuType("a100"), GpuType("t4")))
+    models = {one.id: model(one.id) for one in jobs}
+    proper, between = (decide(snapshot, models, {}, Config(), starts_only=only) for only in (False, True))
+    assert TargetKind.MOVE in {target.kind for target in proper.targets}
+    assert {target.job_id: (target.kind, target.shape) for target in between.targets} == {
+        "7": (TargetKind.KEEP, Shape("t4", 1, 4)),
+        "8": (TargetKind.START, Shape("a100", 1, 4)),
+        "9": (TargetKind.KEEP, Shape("t4", 1, 1)),
+    }
+    assert check(snapshot, between) == ()
+    said = between.verdict("7")
+    assert said is not None
+    assert said.code == "keeps", "a code of its own would begin a new entry in every job's history twice a minute"
+    assert said.sentence.startswith("keeps 4 t4 at ")
+
+
+def test_between_two_rounds_nobody_makes_room_for_a_job_that_waits() -> None:
+    plan_of = {"policy": {"name": "goodput"}}
+    machines, jobs = nodes(("t1", "t4", 1)), (job("7", "t1", 1), job("8"))
+    snapshot = Snapshot(NOW, machines, jobs, (GpuType("t4"),))
+    models = {"7": with_left("7", 1e8), "8": with_left("8", 1e4)}
+    proper, between = (
+        decide(snapshot, models, {}, Config.model_validate(plan_of), starts_only=only) for only in (False, True)
+    )
+    assert [target.kind for target in proper.targets] == [TargetKind.SUSPEND, TargetKind.START]
+    assert [target.kind for target in between.targets] == [TargetKind.KEEP, TargetKind.QUEUE]
+    said = between.verdict("8")
+    assert said is not None
+    assert (said.code, said.term) == ("waits-for-capacity", "capacity"), "its lease is kept; the round may make room"
+
+
 def demand_of(machines: tuple[Node, ...], *jobs: Job) -> Demand:
     snapshot, config = Snapshot(NOW, machines, jobs, (GpuType("a100"), GpuType("t4"))), Config()
     queue = split_queue(snapshot, {}, config.scope, config.moves.lease_s, ["a100", "t4"], config.moves.min_run_s)

@@ -226,7 +226,7 @@ def test_a_job_that_only_waits_for_room_is_never_left_to_slurm(
 ) -> None:
     codes: list[str] = []
 
-    def listening(*given: object, verdicts: bool) -> Plan:
+    def listening(*given: object, verdicts: bool, starts_only: bool) -> Plan:
         assert not verdicts, "a simulation has nobody who reads them"
         plan = decide(*given)  # type: ignore[arg-type]
         codes.extend(verdict.code for verdict in plan.verdicts)
