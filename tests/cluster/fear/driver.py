@@ -62,8 +62,8 @@ def dictate() -> None:
     """Replace the targets of a round's plan by what the test ordered."""
     decide = cycle.decide
 
-    def decided(snapshot: Any, *rest: Any) -> Plan:
-        plan = decide(snapshot, *rest)
+    def decided(snapshot: Any, *rest: Any, **options: Any) -> Plan:
+        plan = decide(snapshot, *rest, **options)
         orders = json.loads(ORDERS.read_text()) if ORDERS.exists() else {}
         jobs = {job.id: job for job in snapshot.jobs}
         targets = tuple(told(target, jobs[target.job_id], orders.get(target.job_id)) for target in plan.targets)
