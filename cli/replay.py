@@ -119,7 +119,7 @@ def replay(
             )
             sys.exit(1)
     config = reconfigured(stored.config_text, policy, options)
-    plan = decide(stored.snapshot, stored.models, stored.standing, config)
+    plan = decide(stored.snapshot, stored.models, stored.standing, config, starts_only=stored.plan.starts_only)
     same = codec.to_json(Plan, plan) == codec.to_json(Plan, stored.plan)
     listed = changes(stored.plan, plan)
     if as_json:

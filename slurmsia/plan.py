@@ -88,7 +88,10 @@ class SolveStats:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All decisions of a round, sorted by job id. ``gap`` is proven (SIA.md 3)."""
+    """All decisions of a round, sorted by job id. ``gap`` is proven (SIA.md 3).
+
+    ``starts_only``: a round between two rounds, in which nothing that runs was moved.
+    """
 
     targets: tuple[Target, ...]
     verdicts: tuple[Verdict, ...]
@@ -99,6 +102,7 @@ class Plan:
     stage: str
     sentence: str
     stats: SolveStats = field(default_factory=SolveStats, compare=False)
+    starts_only: bool = False
 
     def target(self, job_id: JobId) -> Target | None:
         return next((target for target in self.targets if target.job_id == job_id), None)

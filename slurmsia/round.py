@@ -92,6 +92,7 @@ def decide(
         stage=answer.stage,
         sentence=round_sentence(snapshot, queue, targets, config.policy.name, answer.stage, answer.gap),
         stats=SolveStats(dict(answer.times_s), (*answer.notes, *notes)),
+        starts_only=starts_only,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import click
 import pytest
@@ -11,7 +12,7 @@ from slurmsia_cli.main import cli
 from slurmsia_cli.replay import changes, reconfigured
 from store_values import changed, model, plan, snapshot
 
-from slurmsia.cluster import Job, JobState, Node, Request, Shape
+from slurmsia.cluster import Allocation, Job, JobState, Node, Request, Shape
 from slurmsia.config import Config
 from slurmsia.plan import Plan, Target, TargetKind
 from slurmsia.round import decide
@@ -19,8 +20,8 @@ from slurmsia.standing import Standing
 from slurmsia.store import Keep, RoundRecord, Store, StoredRound
 
 
-def _decided(store: Store) -> int:
-    """A round of three waiting jobs on two nodes, decided and stored as the daemon does."""
+def _decided(store: Store, starts_only: bool = False, running: bool = False) -> int:
+    """A round of three jobs on two nodes, decided and stored as the daemon does; ``running``: one holds a GPU."""
     nodes = tuple(Node(f"n{index}", "a100", 8, 64, 256_000, partitions=frozenset({"gpu"})) for index in (1, 2))
     jobs = tuple(
         Job(
@@ -29,13 +30,17 @@ def _decided(store: Store) -> int:
         )
         for number in range(1, 4)
     )  # fmt: skip
-    seen = changed(snapshot(*jobs, taken_s=400.0), nodes=nodes)
+    if running:
+        held = Allocation("a100", (("n1", 1),))
+        jobs = (replace(jobs[0], state=JobState.RUNNING, reason="", start_s=200.0, allocation=held), *jobs[1:])
+    taken_s = 410.0 if starts_only else 400.0
+    seen = changed(snapshot(*jobs, taken_s=taken_s), nodes=nodes)
     models = {job.id: changed(model(job.id), types={"a100": model().types["a100"]}, units={}) for job in jobs}
     standing = {job.id: Standing(job.id, job.submit_s) for job in jobs}
     config = Config()
-    decided = decide(seen, models, standing, config)
+    decided = decide(seen, models, standing, config, starts_only=starts_only)
     return store.save_round(
-        RoundRecord(400.0, "observe", seen, decided, models, standing, config.model_dump_json(), {"solve": 0.1})
+        RoundRecord(taken_s, "observe", seen, decided, models, standing, config.model_dump_json(), {"solve": 0.1})
     )
 
 
@@ -46,6 +51,15 @@ def test_a_stored_round_replays_to_the_byte_equal_plan(store: Store, url: str) -
     told = json.loads(done.output)
     assert (told["equal"], told["jobs"]) == (True, [])
     assert "START" in {target.kind.name for target in _plan_of(store, round_id).targets}
+
+
+def test_a_round_between_two_rounds_replays_as_one(store: Store, url: str) -> None:
+    proper, between = _decided(store, running=True), _decided(store, starts_only=True, running=True)
+    plans = [_plan_of(store, round_id) for round_id in (proper, between)]
+    assert [plan.starts_only for plan in plans] == [False, True]
+    for round_id in (proper, between):
+        done = CliRunner().invoke(cli, ["replay", str(round_id), "--url", url, "--json"], catch_exceptions=False)
+        assert json.loads(done.output)["equal"] is True
 
 
 def test_another_policy_on_a_stored_round_says_what_differs(store: Store, url: str) -> None:
