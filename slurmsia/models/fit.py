@@ -146,7 +146,11 @@ def loss(params: ThroughputParams, groups: Groups) -> float:
     problem = problem_of(groups, groups.weight)
     if params.kappa and not problem.shares:
         problem = replace(problem, free=np.append(problem.free, False))
-    return evaluate(problem, _coordinates(params)[: len(problem.free)], below=-math.inf)[0]
+    x = _coordinates(params)
+    for rho, beta in ((RHO_N, params.beta_n), (RHO_R, params.beta_r)):
+        if beta <= LOWEST_S:  # stands for none; beside an alpha as small it would count as a slope
+            x[rho] = 0.0
+    return evaluate(problem, x[: len(problem.free)], below=-math.inf)[0]
 
 
 def prior_params(step_s: float, local_batch: float) -> ThroughputParams:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -107,6 +107,7 @@ def test_links_shared_by_gpus_of_a_node_are_found_and_foretell_other_numbers_of_
 
 
 @given(truth=params, kappa=st.floats(0.0, 2.0))
+@example(truth=ThroughputParams(1.0, 0.015625, 0.25, 0.0, 1.0, 0.0, 2.0), kappa=0.0)  # no network seen across nodes
 @settings(max_examples=4, deadline=None)
 def test_no_general_optimiser_finds_a_lower_loss_with_shared_links(truth: ThroughputParams, kappa: float) -> None:
     groups = group(observed(replace(truth, kappa=kappa), noise=0.1, seed=3, shapes=DENSITIES))
