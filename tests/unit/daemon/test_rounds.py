@@ -97,12 +97,12 @@ def test_between_two_rounds_a_new_job_starts_and_nothing_that_runs_is_moved(
     assert scene.job(second).state is JobState.RUNNING
     between = [kinds for at_s, starts_only, kinds in rounds if 100 < at_s < 250 and starts_only]
     assert f"{second} start" in between[0]
-    assert not any("move" in kind or "queue" in kind for kinds in between for kind in kinds)
+    assert {kind.split()[1] for kinds in between for kind in kinds} <= {"keep", "start", "leave"}
+    assert scene.job(first).restarts == 0
     scene.play(100)
     full = [at_s for at_s, starts_only, _ in rounds if not starts_only]
     assert len(full) == 2, "one at the beginning and one after the interval, whatever came in between"
     assert 280 < full[1] - full[0] < 320
-    assert scene.job(first).restarts == 0 or full[1] < scene.job(first).start_s - begun_s
 
 
 def test_moves_in_flight_do_not_keep_a_new_job_waiting(stage: MakeStage) -> None:
