@@ -90,7 +90,7 @@ def decide(
         bound=answer.bound,
         gap=answer.gap,
         stage=answer.stage,
-        sentence=round_sentence(snapshot, queue, targets, config.policy.name, answer.stage, answer.gap),
+        sentence=round_sentence(snapshot, queue, targets, config.policy.name, answer.stage, answer.gap, starts_only),
         stats=SolveStats(dict(answer.times_s), (*answer.notes, *notes)),
         starts_only=starts_only,
     )

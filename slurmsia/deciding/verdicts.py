@@ -241,7 +241,13 @@ class _Speech:
 
 
 def round_sentence(
-    snapshot: Snapshot, queue: Queue, targets: tuple[Target, ...], policy: str, stage: str, gap: float
+    snapshot: Snapshot,
+    queue: Queue,
+    targets: tuple[Target, ...],
+    policy: str,
+    stage: str,
+    gap: float,
+    starts_only: bool = False,
 ) -> str:
     """The round in one sentence: counts of what happens, GPUs used of those there are, and how sure the choice is."""
     counts = {kind: sum(1 for target in targets if target.kind is kind) for kind in TargetKind}
@@ -263,6 +269,8 @@ def round_sentence(
     used = sum(target.shape.gpus for target in targets if target.shape is not None and target.gpus_by_node)
     others = f" beside {neighbours} undeclared" if neighbours else ""
     jobs = f"{len(targets)} declared job{'' if len(targets) == 1 else 's'}{others}"
+    if starts_only:
+        jobs = f"Between two rounds, starts only: {jobs}"
     done = ", ".join(words) or "nothing to decide"
     sure = f", gap {gap:.1e}" if stage in ("core", "greedy", "previous") and gap > 0 else ""
     return f"{jobs}: {done}; {used} of {gpus} GPUs; {policy} ({stage}{sure})."

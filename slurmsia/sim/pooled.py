@@ -173,14 +173,6 @@ class HistoryBook:
         job = self._jobs.get(job_id)
         return None if job is None else job.news
 
-    def requeued(self, job_id: JobId, restart: int, seconds: float) -> None:
-        """What the daemon sees by itself of a restart: from the kill to the new run."""
-        job = self._jobs.get(job_id)
-        if job is not None:
-            job.version += 1
-            job.built = None
-            job.restarts[restart] = _merged(job.restarts.get(restart), RestartSample(requeue_s=seconds))
-
     def forget(self, job_id: JobId) -> None:
         """An ended job's history is kept only as part of its kind."""
         job = self._jobs.get(job_id)

@@ -86,6 +86,8 @@ def test_between_two_rounds_waiting_jobs_start_and_running_ones_keep_what_they_h
         "9": (TargetKind.KEEP, Shape("t4", 1, 1)),
     }
     assert check(snapshot, between) == ()
+    assert between.sentence.startswith("Between two rounds, starts only: 3 declared jobs: 2 keep, 1 start; ")
+    assert proper.sentence.startswith("3 declared jobs: ")
     said = between.verdict("7")
     assert said is not None
     assert said.code == "keeps", "a code of its own would begin a new entry in every job's history twice a minute"
