@@ -48,8 +48,9 @@ class Sighting:
 def is_same_job(row: DbRow, seen: Sighting) -> bool:
     """Whether the id's present owner in the store is the job that was seen.
 
-    A requeue keeps owner and script, never lowers the restart count, and moves the submit time only forward and
-    only together with that count. Anything else is another job that inherited the id.
+    A requeue keeps owner and script, raises the restart count, and moves the submit time forward: the count as soon as
+    the run is killed, the time when nothing of the run is left (seconds later, 26.05). A snapshot in between has shown
+    the count alone. Anything else is another job that inherited the id.
     """
     if row.sluid and row.sluid == seen.sluid:
         return True
@@ -59,7 +60,8 @@ def is_same_job(row: DbRow, seen: Sighting) -> bool:
         return False
     if seen.submit_s == row.last_submit_s:
         return True
-    return bool(seen.restarts > row.restarts and seen.submit_s > row.last_submit_s)
+    counted = seen.restarts > row.restarts or (seen.restarts == row.restarts > 0 and row.ended_s is None)
+    return bool(counted and seen.submit_s > row.last_submit_s)
 
 
 def ensure_cluster(db: Database, connection: Connection, name: str, now_s: float) -> int:

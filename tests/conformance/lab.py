@@ -52,6 +52,8 @@ class Ask:
     output: str = "/dev/null"
     time_limit_min: int = 30
     script: str = "while :; do sleep 1; done"
+    dies_s: int = 0
+    """How long the job takes to die once it is told to; live, in place of ``script``."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ class LiveLab:
         options += [f"--reservation={ask.reservation}"] if ask.reservation else []
         options += [f"--time={ask.time_limit_min}", f"--output={ask.output}", "--open-mode=append"]
         options += [":", *options] if ask.heterogeneous else []
-        script = _SCRIPT.replace("FOLDER", str(self._folder)).replace("WORK", ask.script)
+        work = f"trap 'sleep {ask.dies_s}; exit' TERM; while :; do sleep 0.2; done" if ask.dies_s else ask.script
+        script = _SCRIPT.replace("FOLDER", str(self._folder)).replace("WORK", work)
         done = subprocess.run(
             ["sbatch", "--parsable", *options],
             input=script,
@@ -316,7 +319,7 @@ class EmulatorLab:
             ids = self.emulator.submit_array(submission, tasks_of)
             self._ids += ids
             return ids[0].split("_", maxsplit=1)[0]
-        ids = [self.emulator.submit(submission, NeverEnding()) for _ in range(1 + ask.heterogeneous)]
+        ids = [self.emulator.submit(submission, NeverEnding(ask.dies_s)) for _ in range(1 + ask.heterogeneous)]
         self._ids += ids
         return ids[0]
 

@@ -196,6 +196,21 @@ def test_a_requeued_job_gets_the_begin_time_that_starts_it_by_itself(lab: Lab) -
     assert job.hold == ""
 
 
+def test_a_requeue_is_counted_no_later_than_it_moves_the_submit_time(lab: Lab) -> None:
+    """By this the store tells a requeued job from another one under its id, whenever it looks."""
+    job_id = lab.submit(Ask(feature="t4", dies_s=3))
+    before = wait_for(lab, job_id, running, "running")
+    lab.pass_time(2.0)
+    lab.client.requeue(job_id)
+    seen = [before, wait_for(lab, job_id, lambda job: job.completing, "completing")]
+    seen.append(wait_for(lab, job_id, editable, "pending and editable"))
+    assert [job.restarts - before.restarts for job in seen] in ([0, 0, 1], [0, 1, 1])
+    moved_by_s = [job.submit_s - before.submit_s for job in seen]
+    assert moved_by_s == sorted(moved_by_s)
+    assert moved_by_s[-1] > 0
+    assert all(job.restarts > before.restarts for job, by_s in zip(seen, moved_by_s, strict=True) if by_s > 0)
+
+
 def test_a_lease_is_renewed_and_ended(lab: Lab) -> None:
     job_id = lab.submit(Ask(begin_in_s=120))
     until = round(lab.client.now_s()) + 900.0

@@ -152,6 +152,7 @@ class Daemon:
         if fd is not None:
             os.close(fd)
         self.leadership._lock_fd = None
+        self.loop._pruner.close()  # a dead process has no threads; this one would open the store again
         self.cycle.close()
         self.store.close()
 

@@ -439,7 +439,7 @@ class Controller:
         now_s = self.now_s
         record.state = JobState.PENDING
         record.restarts += 1
-        record.submit_s = now_s
+        record.returns = True
         record.eligible_s = record.start_s = record.end_s = record.exit_code = None
         record.ended_by = ""
         record.begin_s = now_s + self.latencies.requeue_delay_s
@@ -483,6 +483,8 @@ class Controller:
             self.nodes[name].give_back(record.id)
         record.left_nodes, record.left_s = tuple(grant[0] for grant in record.grants), self.now_s
         record.grants, record.allocation, record.completing = (), None, False
+        if record.returns:
+            record.submit_s, record.returns = self.now_s, False
         self._changed(record)
         self._nodes_stale()
         self._kick()

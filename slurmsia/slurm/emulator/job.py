@@ -109,6 +109,8 @@ class JobRecord:
     begin_s: float | None = None
     hold: str = ""
     completing: bool = False
+    returns: bool = False
+    """Requeued, with a run that is still dying: its submit time is set when that is gone."""
     reason: str = ""
     priority_boost: float = 0.0
     restarts: int = 0

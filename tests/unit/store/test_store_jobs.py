@@ -21,6 +21,26 @@ def test_a_requeue_keeps_the_job_and_closes_its_run(store: Store) -> None:
     assert known.runs[1].node_names == ("n1", "n2")
 
 
+def test_a_requeue_seen_while_its_old_run_was_still_dying_keeps_the_job(store: Store) -> None:
+    """Slurm raises the restart count at once and moves the submit time when nothing of the run is left (26.05)."""
+    store.see_jobs(snapshot(job()))
+    store.ingest([(report(0), CONTEXT)])
+    store.see_jobs(snapshot(job(state=JobState.PENDING, completing=True, restarts=1), taken_s=300.0))
+    store.see_jobs(snapshot(job(state=JobState.PENDING, submit_s=305.0, restarts=1), taken_s=310.0))
+    store.see_jobs(snapshot(job(submit_s=305.0, restarts=1, start_s=320.0), taken_s=400.0))
+    (known,) = store.jobs_named("1")
+    assert (known.first_submit_s, known.restarts, known.state) == (100.0, 1, "running")
+    assert [(run.restart, run.how_ended) for run in known.runs] == [(0, "requeued"), (1, "")]
+    assert store.history(["1"])["1"].observations
+
+
+def test_an_ended_jobs_id_with_a_later_submit_time_and_no_further_restart_is_another_job(store: Store) -> None:
+    store.see_jobs(snapshot(job(restarts=1)))
+    store.see_jobs(snapshot(taken_s=500.0))
+    store.see_jobs(snapshot(job(restarts=1, submit_s=9000.0), taken_s=9100.0))
+    assert [known.first_submit_s for known in store.jobs_named("1")] == [9000.0, 100.0]
+
+
 def test_a_reused_id_is_another_job(store: Store) -> None:
     store.see_jobs(snapshot(job()))
     store.ingest([(report(0), CONTEXT)])
