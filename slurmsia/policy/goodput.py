@@ -38,7 +38,7 @@ class Goodput:
         one_size, told = of_one_size(rows), tells_work(rows)
         cost = restart_charge_s(rows, mine.pay_back, told)
         bonus = 1.0 + mine.explore * unsure(rows)
-        thrift = efficiency(rows) ** np.where(told, mine.gpu_price, 0.0)[:, None]
+        thrift = thrift_where_it_stays(rows, efficiency(rows) ** np.where(told, mine.gpu_price, 0.0)[:, None])
         offered = rows.goodput * bonus * thrift
         ahead_s = look_ahead_s(rows, offered, mine.look_ahead_s, mine.lasting, mine.type_lasting)
         speed = mean_speed(offered, np.where(told, work, np.inf), cost, ahead_s) / fair[:, None]
@@ -177,3 +177,13 @@ def efficiency(rows: Rows) -> Floats:
         best = np.max(per_gpu[:, mine], axis=1, initial=0.0)[:, None]
         found[:, mine] = np.divide(per_gpu[:, mine], best, out=np.ones_like(per_gpu[:, mine]), where=best > 0)
     return np.where(rows.goodput > 0, found, 1.0)
+
+
+def thrift_where_it_stays(rows: Rows, thrift: Floats) -> Floats:
+    """[jobs, C] ``thrift``, for configurations slower than the present one at most what that has.
+
+    Else a job that scales worse than was thought would be restarted to run slower, for GPUs that nobody asks for.
+    """
+    now = np.max(rows.goodput, axis=1, initial=0.0, where=rows.is_current)[:, None]
+    held = np.min(thrift, axis=1, initial=1.0, where=rows.is_current)[:, None]
+    return np.where(rows.goodput < now, np.minimum(thrift, held), thrift)

@@ -17,9 +17,13 @@ FULL = bool(os.environ.get("SLURMSIA_ACCEPTANCE_FULL"))
 POLICY = {"policy.name": os.environ.get("SLURMSIA_ACCEPTANCE_POLICY", "sia")}
 DECLARED, UNDECLARED, SPAN_S, LIMIT_S = (30, 20, 300.0, 1800.0) if FULL else (10, 5, 40.0, 240.0)
 LEAST_MOVES = 10 if FULL else 4
-#: Long enough for jobs to meet: they compete for the fastest GPUs, and move there as those become free. And long enough
-#: for a policy that wants a restart to pay for itself.
-LENGTH = 9.0 if FULL else 1.0
+#: What an application's jobs are to do, in samples. In the full run enough for two of the applications to fill the
+#: fastest GPUs, so that jobs start elsewhere and move there, and for a restart to pay for itself.
+SAMPLES = (
+    {"cifar10": 7e6, "bert": 180_000, "deepspeech2": 72_000, "yolov3": 27_000}
+    if FULL
+    else {"cifar10": 250_000, "bert": 6_000, "deepspeech2": 12_000, "yolov3": 3_000}
+)
 SPEEDUP = 6.0
 
 SCRIPT = f"""\
@@ -68,8 +72,7 @@ def submit_all(cluster: ClusterHandle, draw: random.Random) -> tuple[dict[int, s
         else:
             level = LEVELS[len(declared) % len(LEVELS)]
             app = APPLICATIONS[len(declared) % len(APPLICATIONS)]
-            samples = {"cifar10": 250_000, "bert": 6_000, "deepspeech2": 12_000, "yolov3": 3_000}[app]
-            samples *= LENGTH * draw.uniform(0.6, 1.4)
+            samples = SAMPLES[app] * draw.uniform(0.6, 1.4)
             declared[submit_declared(cluster, app, samples, level, words(level, draw))] = level
         cluster.run(["sleep", f"{draw.uniform(0, 2 * SPAN_S / len(order)):.2f}"])
     return declared, undeclared

@@ -156,6 +156,17 @@ def test_sizes_that_scale_badly_are_worth_less():
     assert said.why["thrift"][0, :2] == pytest.approx([1.0, 0.6**0.5])
 
 
+def test_a_job_that_scales_worse_than_was_thought_is_not_restarted_to_run_slower_on_gpus_that_nobody_wants():
+    options, rows, work = {**BARE, "p": 0.5, "gpu_price": 0.5}, [12.0, 14.0, 0.0, 0.0], with_work(1e9, 1e9)
+    alone = problem([rows], models=work)
+    assert chosen(alone, terms("goodput", alone, goodput=options)) == ["1 a"], "it would not start there"
+    running = Candidate("j0", current=1, max_gpus=2)
+    there = problem([rows], [running], models=work)
+    assert chosen(there, terms("goodput", there, goodput=options)) == ["2 a"]
+    joined = problem([rows, rows], [running, Candidate("j1", max_gpus=2)], models=work)
+    assert chosen(joined, terms("goodput", joined, goodput=options)) == ["1 a", "1 a"], "it makes room"
+
+
 def test_an_uncertain_configuration_gets_a_bonus_and_the_present_one_does_not():
     from dataclasses import replace
 
