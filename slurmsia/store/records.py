@@ -20,7 +20,8 @@ from ..standing import Standing
 class ReportContext:
     """What the receiver of a report knows of its job: enough to file the report when no snapshot showed the job yet.
 
-    ``submit_s`` is Slurm's submit time now (it may be a requeue's); ``throughput_only``: batch sizes are unknown.
+    ``submit_s`` and ``restarts`` are Slurm's now: the report may be of an earlier run, read after a requeue.
+    ``throughput_only``: batch sizes are unknown.
     """
 
     user_id: int
@@ -29,10 +30,11 @@ class ReportContext:
     name: str = ""
     sluid: str = ""
     throughput_only: bool = False
+    restarts: int = 0
 
     @classmethod
     def of(cls, job: Job, throughput_only: bool = False) -> ReportContext:
-        return cls(job.user_id, job.submit_s, job.script_hash, job.name, job.sluid, throughput_only)
+        return cls(job.user_id, job.submit_s, job.script_hash, job.name, job.sluid, throughput_only, job.restarts)
 
 
 @dataclass(frozen=True, slots=True)

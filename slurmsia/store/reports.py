@@ -75,8 +75,8 @@ def _job_rows(
     for report, context in offered:
         if context is not None and (report.job_id not in seen or report.restart > seen[report.job_id].restarts):
             seen[report.job_id] = Sighting(
-                report.job_id, context.user_id, context.submit_s, report.restart, storable(context.name),
-                script_hash=storable(context.script_hash), sluid=storable(context.sluid),
+                report.job_id, context.user_id, context.submit_s, max(report.restart, context.restarts),
+                storable(context.name), script_hash=storable(context.script_hash), sluid=storable(context.sluid),
             )  # fmt: skip
     rows = current_rows(connection, cluster_id, {report.job_id for report, _ in offered})
     unknown = [

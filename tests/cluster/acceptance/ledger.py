@@ -1,4 +1,5 @@
-"""What the daemon's store knows of every move: from what to what, when each phase began, and why it was decided.
+"""What the daemon's store knows of every move: from what to what, when each phase began, and why it was decided; and
+which jobs it takes the moved jobs for.
 
 Runs inside the controller, beside the database. Usage: python -m tests.cluster.acceptance.ledger CONFIG; prints JSON.
 """
@@ -55,7 +56,8 @@ def main(config_file: Path) -> int:
                 "outcome": last.outcome,
             }
         )
-    print(json.dumps(entries))
+    known = {job_id: len(store.jobs_named(job_id)) for job_id in {record.job_id for record in records}}
+    print(json.dumps({"moves": entries, "jobs_of_id": known}))
     client.close()
     store.close()
     return 0

@@ -74,6 +74,8 @@ class Outcome:
     moves: Sequence[MoveMade]
     own_view: Mapping[int, Sequence[tuple[float, Shape]]]
     """By job: when its script began and the GPUs that it found."""
+    jobs_of_id: Mapping[int, int]
+    """By job with a move: how many jobs the store has under its id."""
 
     @property
     def changes(self) -> list[MoveMade]:
@@ -163,14 +165,14 @@ def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared
 
     cluster.wait_for(accounted, 60, "accounting to know how every job ended", every=1.0)
     argv = ["env", "-C", PROJECT, VENV_PYTHON, "-m", "tests.cluster.acceptance.ledger", CONFIG]
-    entries = json.loads(cluster.run(argv, user="slurm").stdout)
+    ledger = json.loads(cluster.run(argv, user="slurm").stdout)
     moves = [
         MoveMade(
             entry["job"], entry["kind"], entry["state"], _shape(entry["before"]), _shape(entry["after"]),
             _shape(entry["planned"]), entry["created_s"], entry["ended_s"],
             tuple((phase, at) for phase, at in entry["phases"]), entry["why"], entry["outcome"],
         )
-        for entry in entries
+        for entry in ledger["moves"]
     ]  # fmt: skip
     made = [
         (move.job, move.edited_s)
@@ -191,7 +193,8 @@ def read_outcome(cluster: ClusterHandle, declared: Mapping[int, str], undeclared
             words = line.split()
             if words[1] != "done":
                 view.setdefault(job, []).append((float(words[0]), (words[1], int(words[2]), int(words[3]))))
-    return Outcome(dict(declared), list(undeclared), runs, moves, view)
+    known = {int(job): count for job, count in ledger["jobs_of_id"].items()}
+    return Outcome(dict(declared), list(undeclared), runs, moves, view, known)
 
 
 def judge(outcome: Outcome, ended: bool = True) -> list[str]:
@@ -209,6 +212,9 @@ def judge(outcome: Outcome, ended: bool = True) -> list[str]:
         if level in ("rigid", "moldable") and len(outcome.runs[job]) != 1:
             said.append(f"{level} job {job} was restarted: {outcome.runs[job]}")
         said += _judge_shapes(job, outcome)
+    said += [
+        f"the store took job {job} for {count} jobs" for job, count in sorted(outcome.jobs_of_id.items()) if count != 1
+    ]
     said += [
         f"move of job {move.job} wrote {move.after}, its round planned {move.planned}"
         for move in outcome.moves

@@ -5,7 +5,7 @@ from __future__ import annotations
 from store_values import CONTEXT, job, report, snapshot
 
 from slurmsia.cluster import JobState, Request
-from slurmsia.store import Store
+from slurmsia.store import ReportContext, Store
 
 
 def test_a_requeue_keeps_the_job_and_closes_its_run(store: Store) -> None:
@@ -31,6 +31,17 @@ def test_a_requeue_seen_while_its_old_run_was_still_dying_keeps_the_job(store: S
     (known,) = store.jobs_named("1")
     assert (known.first_submit_s, known.restarts, known.state) == (100.0, 1, "running")
     assert [(run.restart, run.how_ended) for run in known.runs] == [(0, "requeued"), (1, "")]
+    assert store.history(["1"])["1"].observations
+
+
+def test_the_last_report_of_a_run_read_after_its_requeue_keeps_the_job(store: Store) -> None:
+    store.see_jobs(snapshot(job()))
+    requeued = job(state=JobState.PENDING, submit_s=305.0, restarts=1)
+    store.ingest([(report(0), ReportContext.of(requeued))])
+    store.see_jobs(snapshot(requeued, taken_s=310.0))
+    (known,) = store.jobs_named("1")
+    assert (known.first_submit_s, known.restarts) == (100.0, 1)
+    assert [(run.restart, run.how_ended) for run in known.runs] == [(0, "requeued")]
     assert store.history(["1"])["1"].observations
 
 
