@@ -257,6 +257,8 @@ class DaemonSoak:
         for _, call, job_id in self.stage.daemon.client.writes:
             if job_id in self.undeclared:
                 self._break(job_id, f"is undeclared and got {call}")
+            elif len(known := self.stage.daemon.store.jobs_named(job_id)) > 1:
+                self._break(job_id, f"is {len(known)} jobs in the store")
         self.stage.daemon.client.writes.clear()
 
     def _all_ended(self) -> bool:
