@@ -20,7 +20,7 @@ LEAST_MOVES = 10 if FULL else 4
 #: What an application's jobs are to do, in samples. In the full run enough for two of the applications to fill the
 #: fastest GPUs, so that jobs start elsewhere and move there, and for a restart to pay for itself.
 SAMPLES = (
-    {"cifar10": 7e6, "bert": 180_000, "deepspeech2": 72_000, "yolov3": 27_000}
+    {"cifar10": 6e6, "bert": 110_000, "deepspeech2": 72_000, "yolov3": 27_000}
     if FULL
     else {"cifar10": 250_000, "bert": 6_000, "deepspeech2": 12_000, "yolov3": 3_000}
 )
